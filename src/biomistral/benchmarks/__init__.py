@@ -1,0 +1,1 @@
+"""Benchmarks: readers of published question sets and the generator of MedConceptsQA."""

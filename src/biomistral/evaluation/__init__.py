@@ -1,0 +1,1 @@
+"""Evaluation: published protocols, exactly, and one record an answer."""

@@ -1,0 +1,1 @@
+"""Merging models: mergekit's files and numbers, streamed."""

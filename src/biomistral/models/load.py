@@ -1,0 +1,127 @@
+"""Load a model or a tokenizer from a local folder: safetensors only, no remote code, no network."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from biomistral.errors import UserError
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def quiet() -> None:
+    """Silence transformers' own progress bars and advice: this package reports for itself."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes the GPU if there is one.
+
+    Raises:
+        UserError: the device named is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: not a device; use cpu, cuda, cuda:N or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    return device
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``.
+
+    Raises:
+        UserError: the folder is not a model folder.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a model folder: it has no config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: a JSON object was expected")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, each opened once to see that its header can be read.
+
+    Raises:
+        UserError: there are none, one is missing, truncated or corrupt, or there are only pickles.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise UserError(f"{index}: not a readable weight index ({error})") from error
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        pickles = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.glob("*.pt"))
+        hint = (f"it has only pickles ({pickles[0]}), which can run code; convert them to safetensors first" if pickles
+                else "it has no *.safetensors file")
+        raise UserError(f"{folder}: no weights that can be read: {hint}")
+    for name in names:
+        if Path(name).name != name:
+            raise UserError(f"{index}: weight file {name!r} is not in the folder itself; refused")
+        try:
+            with safe_open(folder / name, "pt"):
+                pass
+        except FileNotFoundError as error:
+            raise UserError(f"{folder / name}: missing, though {index.name} names it; download it again") from error
+        except SafetensorError as error:
+            raise UserError(f"{folder / name}: truncated or corrupt safetensors ({error}); download or make it again") from error
+    return [folder / name for name in names]
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        UserError: the folder has none, or its files cannot be read.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder}: a model without a tokenizer: none of {', '.join(TOKENIZER_FILES)} is there; copy the "
+                        "tokenizer files of its base model into the folder")
+    quiet()
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """Load a causal language model in evaluation mode, in ``dtype`` (None: as stored).
+
+    Raises:
+        UserError: the folder is not a model, or its weights are missing, corrupt or pickled.
+    """
+    config = read_config(folder)
+    weight_files(folder)
+    quiet()
+    if "architectures" not in config or not config.get("model_type"):
+        raise UserError(f"{folder / 'config.json'}: names no architecture ('architectures', 'model_type' expected)")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})") from error
+    return model.to(device).eval()
+
+
+def num_parameters(model: PreTrainedModel) -> int:
+    """Parameters of the model, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,1 @@
+"""Quantisation: smaller models, and the proof of what was lost."""

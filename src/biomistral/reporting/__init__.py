@@ -1,0 +1,1 @@
+"""What people see: the leaderboard page and the lineage of every row."""

@@ -1,0 +1,1 @@
+"""Continued pre-training and fine-tuning: one loop, two uses."""
