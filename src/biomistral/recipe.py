@@ -108,7 +108,7 @@ class Document:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
             raise UserError(f"{path}{line}: {error.problem or 'not valid YAML'}") from error
         except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML ({error})") from error
+            raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
 
     def where(self, location: tuple[Any, ...]) -> str:
         """``file:line`` of a key path, or of the deepest part of it that exists."""

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
+from biomistral.models.int4 import load_awq, num_quantized
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -110,10 +111,13 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
         UserError: the folder is not a model, or its weights are missing, corrupt or pickled.
     """
     config = read_config(folder)
-    weight_files(folder)
+    files = weight_files(folder)
     quiet()
     if "architectures" not in config or not config.get("model_type"):
         raise UserError(f"{folder / 'config.json'}: names no architecture ('architectures', 'model_type' expected)")
+    quantization = config.get("quantization_config") or {}
+    if quantization.get("quant_method") == "awq":
+        return load_awq(folder, files, quantization, dtype, device).eval()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True)
@@ -123,5 +127,5 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
 
 
 def num_parameters(model: PreTrainedModel) -> int:
-    """Parameters of the model, tied ones counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """Parameters of the model, tied ones counted once, 4-bit weights as weights."""
+    return sum(parameter.numel() for parameter in model.parameters()) + num_quantized(model)

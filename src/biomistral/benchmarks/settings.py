@@ -1,0 +1,62 @@
+"""Settings of the ``benchmark`` stage."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from biomistral.recipe import Input, Settings, StageSettings
+
+Level = Literal["easy", "medium", "hard"]
+Vocabulary = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class TeachSettings(Settings):
+    """Which codes a corpus is to teach, and which of the same kind it is not to, for a fair comparison.
+
+    Both come from categories that are alike: all their codes stand right below them, so that a hard question offers
+    codes of the same category.
+    """
+
+    vocabulary: str = Field("ICD10CM", description="vocabulary whose codes are taught; one of `vocabularies`")
+    categories: int = Field(20, ge=1, description="most categories to teach")
+    codes: int = Field(130, ge=1, description="most codes to teach, over all categories")
+    smallest: int = Field(4, ge=4, description="fewest codes of a category that is taken")
+    largest: int = Field(12, ge=4, description="most codes of a category that is taken")
+    longest_name: int = Field(80, ge=1, description="longest description of a code that is taken, in characters")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TeachSettings":
+        if self.largest < self.smallest:
+            raise ValueError(f"largest = {self.largest} is below smallest = {self.smallest}; no category can have both")
+        return self
+
+
+class BenchmarkSettings(StageSettings):
+    """Build a benchmark's questions; MedConceptsQA (arXiv 2405.07348) from lists of medical codes."""
+
+    kind: ClassVar[str] = "benchmark"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.benchmarks.build:build"
+
+    suite: Literal["medconceptsqa"] = Field("medconceptsqa", description="which benchmark to build",
+                                            json_schema_extra={"argument": True})
+    vocabularies: dict[Vocabulary, Input] = Field(
+        {"ICD10CM": Input("embedded:icd10cm"), "ICD9CM": Input("embedded:icd9cm"), "ICD10PROC": Input("embedded:icd10pcs")},
+        min_length=1, description="name of each vocabulary and the file of its codes (csv with code,parent_code,name or "
+        "atc_code,atc_name; the CDC's XML; CMS' spreadsheet; the ICD-10-PCS database)")
+    levels: tuple[Level, ...] = Field(("easy", "medium", "hard"), min_length=1, description="how alike the options are")
+    shots: int = Field(4, ge=0, description="questions in the dev split of each set, the examples of few-shot prompts")
+    validation: int = Field(0, ge=0, description="questions in the validation split of each set (and group)")
+    limit: int | None = Field(250, ge=1, description="most test questions of each set (and group); null keeps all")
+    teach: TeachSettings | None = Field(None, description="choose codes to be taught, and ask about them and as many others")
+
+    @model_validator(mode="after")
+    def _sound(self) -> "BenchmarkSettings":
+        if len(set(self.levels)) < len(self.levels):
+            raise ValueError(f"levels = {list(self.levels)} names a level twice")
+        if len({name.lower() for name in self.vocabularies}) < len(self.vocabularies):
+            raise ValueError(f"vocabularies {list(self.vocabularies)} differ only in case; tasks are named in lower case")
+        if self.teach is not None and self.teach.vocabulary not in self.vocabularies:
+            raise ValueError(f"teach.vocabulary = '{self.teach.vocabulary}' is not among the vocabularies "
+                             f"{', '.join(self.vocabularies)}")
+        return self

@@ -1,0 +1,148 @@
+"""The command line: parse, call one function, print. Heavy imports stay inside the commands (--help under 0.5 s)."""
+
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from biomistral import __version__
+from biomistral.errors import UserError
+from biomistral.options import command_for
+from biomistral.recipe import Machine, StageSettings
+from biomistral.run import execute, settings_class
+
+
+class _Group(typer.core.TyperGroup):
+    """Exit codes: 0 done, 2 wrong usage or input (one line), 130 interrupted and resumable, 1 our bug (traceback)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            print(f"biomistral: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("biomistral: interrupted; run the same command again and it goes on", file=sys.stderr)
+            sys.exit(130)
+
+
+app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False, no_args_is_help=True,
+                  add_completion=False, rich_markup_mode=None,
+                  help="Turn an open language model into a medical one, and prove what it got.",
+                  epilog="Begin with: biomistral doctor; biomistral run recipes/quickstart.yaml")
+corpus_app = typer.Typer(no_args_is_help=True, help="Build and inspect training corpora.")
+benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
+model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
+app.add_typer(model_app, name="model")
+app.add_typer(benchmark_app, name="benchmark")
+app.add_typer(corpus_app, name="corpus")
+
+Json = Annotated[bool, typer.Option("--json", help="print machine-readable results on stdout")]
+Out = Annotated[Path, typer.Option("--out", help="folder to write; must be new, empty or hold the same artifact")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N or auto")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="worker processes; 0 takes one per core")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+_COMMON = [_parameter("out", Out), _parameter("device", Device, "auto"), _parameter("workers", Workers, 0),
+           _parameter("overwrite", Overwrite, False), _parameter("as_json", Json, False)]
+
+
+def _emit(data: Any, text: str, as_json: bool) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool) -> None:
+    artifact = execute(settings, out, Machine(device=device, workers=workers, overwrite=overwrite))
+    summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
+               "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
+    counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))
+    _emit(summary, f"{artifact.path}: {artifact.kind} {artifact.key[:12]}{' (' + counts + ')' if counts else ''}", as_json)
+
+
+def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
+    _run_stage(settings, out, **common)
+    if not common["as_json"]:
+        print(f"open {(out / 'index.html').absolute().as_uri()}")
+
+
+def _add(group: typer.Typer, name: str, kind: str, run: Callable[..., None] = _run_stage,
+         flags: dict[str, tuple[str, ...]] | None = None, hidden: bool = False) -> None:
+    group.command(name, hidden=hidden)(command_for(settings_class(kind), run, _COMMON, flags))
+
+
+@app.command("run")
+def run_command(
+    recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/quickstart.yaml")],
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/NAME)")] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="one of the recipe's profiles, e.g. smoke")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="make this stage and all after it again")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be made, reused, resumed; do nothing")] = False,
+    device: Device = "auto", workers: Workers = 0, as_json: Json = False,
+) -> None:
+    """Run a recipe's stages in order: what is fresh is reused, what was cut off resumes."""
+    from biomistral.run import run_recipe
+
+    rows = run_recipe(recipe, out, profile=profile, start=start, dry_run=dry_run,
+                      machine=Machine(device=device, workers=workers))
+    lines = [f"{row['state']:8} {row['stage']:24} {row['kind']:10} {row['key'][:12]}  {row['folder']}" for row in rows]
+    pages = [] if dry_run else [Path(row["folder"]) / "index.html" for row in rows if row["kind"] == "report"]
+    lines += [f"\nThe leaderboard page: {page.as_uri()}" for page in pages]
+    _emit(rows, "\n".join(lines), as_json)
+
+
+_add(model_app, "import", "model")
+_add(benchmark_app, "build", "benchmark")
+_add(corpus_app, "build", "corpus")
+_add(app, "pretrain", "pretrain")
+_add(app, "finetune", "finetune")
+_add(app, "merge", "merge")
+_add(app, "quantize", "quantize")
+_add(app, "evaluate", "evaluate", flags={"benchmark": ("--suite", "--benchmark")})
+_add(model_app, "select", "select")
+_add(app, "report", "report", _run_report)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has, what each stage can do here, and what would be downloaded."""
+    from biomistral.doctor import examine, render
+
+    findings = examine()
+    _emit(findings, render(findings), as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight with ours
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("biomistral").setLevel(logging.INFO)
+    signal.signal(signal.SIGTERM, _interrupt)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The local engine: batched forward passes that share a prefix and compute only the logits that are read.
+
+Rows are padded on the right, so without any mask no real token ever sees padding; what a group of prompts starts with
+(instruction, shots, the words of the question's template) is computed once and its keys and values are reused.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import DynamicCache, PreTrainedModel
+
+_VOCABULARY_AT_ONCE = 8192
+_SHORTEST_PREFIX = 4
+_CACHED_TOKENS_PER_TOKEN = 8  # a cached token costs attention only: about an eighth of a computed one in a small model
+_DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+Rows = Sequence[Sequence[int]]
+
+
+class AnswerHead(nn.Module):
+    """The model's output head, applied only where logits are read: the full vocabulary at every position would cost a
+    small model more than a quarter of its time. The model's own forward runs around it, with any scaling or capping
+    that an architecture does afterwards.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.read: tuple[Tensor, Tensor] | None = None
+        self.exact = False
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, sequence, width)`` to the ``(1, reads, vocabulary)`` logits at the (rows, positions) to be read."""
+        assert self.read is not None, "nothing was asked for"
+        rows, positions = self.read
+        picked = hidden[rows, positions]
+        if not self.exact or not isinstance(self.head, nn.Linear) or not self.head.weight.is_floating_point():
+            return torch.as_tensor(self.head(picked)).unsqueeze(0)
+        return self._float32(self.head, picked).unsqueeze(0)
+
+    @staticmethod
+    def _float32(head: nn.Linear, picked: Tensor) -> Tensor:
+        """Logits in float32 from weights of any precision: bfloat16 logits are 0.1 apart near 20, and equal letters
+        would all go to A."""
+        parts = [functional.linear(picked.float(), weight.float()) for weight in head.weight.split(_VOCABULARY_AT_ONCE)]
+        logits = torch.cat(parts, dim=-1)
+        return logits if head.bias is None else logits + head.bias.float()
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Leading tokens that all prompts of a group share, and their keys and values (None: nothing is shared)."""
+
+    length: int
+    cache: DynamicCache | None
+
+
+def common_prefix(rows: Rows) -> int:
+    """How many leading tokens all rows share."""
+    first, last = min(rows), max(rows)
+    for index, (mine, other) in enumerate(zip(first, last, strict=False)):
+        if mine != other:
+            return index
+    return min(len(first), len(last))
+
+
+def batches(costs: Sequence[int], budget: int) -> list[list[int]]:
+    """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows.
+
+    A row over the budget is a batch of its own. The grouping depends on the costs and their order alone.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        if groups and (len(groups[-1]) + 1) * costs[groups[-1][0]] <= budget:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A cache of these rows of another, which stays as it was: layers replace their tensors, they do not write into them."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)
+    return chosen
+
+
+class Engine:
+    """Forward passes of one model; its output head is replaced by an `AnswerHead`."""
+
+    def __init__(self, model: PreTrainedModel, max_batch_tokens: int = 0) -> None:
+        self.model = model
+        self.device = model.device
+        self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS.get(self.device.type, 1024)
+        self.head = AnswerHead(model.get_output_embeddings())
+        model.set_output_embeddings(self.head)
+
+    def shared_length(self, rows: Rows) -> int:
+        """Tokens to cut off and share: the longest common prefix of the tokenised prompts that leaves each a token."""
+        if len(rows) < 2:
+            return 0
+        length = min(common_prefix(rows), min(map(len, rows)) - 1)
+        return length if length >= _SHORTEST_PREFIX else 0
+
+    def cost(self, length: int, prefix: int) -> int:
+        """What a row counts against ``max_batch_tokens``: its own tokens, and an eighth of those it finds in the cache."""
+        return length + prefix // _CACHED_TOKENS_PER_TOKEN
+
+    def prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Compute shared leading tokens once."""
+        if not tokens:
+            return Prefix(0, None)
+        cache = DynamicCache()
+        self._forward(torch.tensor([tokens], device=self.device), cache, [0], [len(tokens) - 1])
+        return Prefix(len(tokens), cache)
+
+    def last_logits(self, prefix: Prefix, rows: Rows) -> tuple[Tensor, DynamicCache]:
+        """Float32 logits after each row, shape ``(rows, vocabulary)``, and the cache of prefix and rows (right-padded)."""
+        cache = DynamicCache() if prefix.cache is None else _select(
+            prefix.cache, torch.zeros(len(rows), dtype=torch.long, device=self.device))
+        logits = self._forward(self._padded(rows), cache, range(len(rows)), [len(row) - 1 for row in rows], exact=True)
+        return logits.float(), cache
+
+    def continuation_logprobs(self, prefix: Prefix, cache: DynamicCache, lengths: Sequence[int], parents: Sequence[int],
+                              rows: Rows) -> list[Tensor]:
+        """Log-probability of each token but the first of each row, given what stands before it.
+
+        ``cache`` holds the prefix and the rows of ``last_logits``, whose unpadded ``lengths`` these are; row i continues
+        number ``parents[i]`` of them. Shapes: one ``(len(row) - 1,)`` float32 tensor a row.
+        """
+        own = torch.tensor(parents, device=self.device)
+        past = torch.tensor(lengths, device=self.device)[own]
+        inputs = self._padded([row[:-1] for row in rows])
+        stem = torch.arange(cache.get_seq_length() - prefix.length, device=self.device) < past[:, None]
+        mask = functional.pad(functional.pad(stem, (prefix.length, 0), value=True), (0, inputs.shape[1]), value=True).long()
+        positions = prefix.length + past[:, None] + torch.arange(inputs.shape[1], device=self.device)
+        reads = [(index, position) for index, row in enumerate(rows) for position in range(len(row) - 1)]
+        targets = torch.tensor([rows[index][position + 1] for index, position in reads], device=self.device)
+        logits = self._forward(inputs, _select(cache, own), *zip(*reads, strict=True), mask=mask, positions=positions)
+        logprobs = torch.cat([part.float().log_softmax(-1).gather(1, target[:, None])[:, 0]
+                              for part, target in zip(logits.split(128), targets.split(128), strict=True)])
+        return list(logprobs.split([len(row) - 1 for row in rows]))
+
+    def _padded(self, rows: Rows) -> Tensor:
+        """Right-padded ids, shape ``(rows, longest)``; what pads does not matter, since nothing looks at it."""
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *([0] * (width - len(row)))] for row in rows], device=self.device)
+
+    @torch.inference_mode()
+    def _forward(self, inputs: Tensor, cache: DynamicCache, rows: Sequence[int], positions_read: Sequence[int],
+                 exact: bool = False, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """Logits at the places read, shape ``(reads, vocabulary)``; the cache grows by the inputs."""
+        self.head.read = (torch.tensor(list(rows), device=self.device), torch.tensor(list(positions_read), device=self.device))
+        self.head.exact = exact
+        output = self.model(input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        logits: Tensor = output.logits[0]
+        return logits

@@ -1,0 +1,107 @@
+"""What a model is asked, to the letter: prompts as functions of question, shots and protocol.
+
+Sources: BioMistral's released scripts (SPEC section 3) for ``letters``; MedConceptsQA, arXiv 2405.07348, for
+``medconceptsqa``. ``cloze`` shows no letters: the options are scored as continuations of the stem.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from biomistral.errors import UserError
+from biomistral.records import LETTERS, Question
+from biomistral.seeds import seed
+
+SEPARATOR = " \n "
+LETTERS_INSTRUCTION = "The following are multiple choice questions (with answers) about medical knowledge."
+MEDCONCEPTSQA_INSTRUCTION = "Answer A,B,C,D according to the answer to this multiple choice question."
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named way of asking and scoring. ``drawn``: shots are random sets by the seed, else the first of the dev split."""
+
+    name: str
+    formulation: Literal["letters", "medconceptsqa", "cloze"]
+    shots: int = 0
+    drawn: bool = False
+    score: Literal["letter", "sum", "mean"] = "letter"
+
+    @property
+    def by_letter(self) -> bool:
+        return self.formulation != "cloze"
+
+    def definition(self) -> dict[str, Any]:
+        """Everything that fixes the prompt and the score, as plain data; two results compare only if this is equal."""
+        template = {"letters": (LETTERS_INSTRUCTION, SEPARATOR), "medconceptsqa": (MEDCONCEPTSQA_INSTRUCTION, "\n\n"),
+                    "cloze": ("", "\n")}[self.formulation]
+        return {**asdict(self), "instruction": template[0], "separator": template[1], "chat_template": False}
+
+
+PROTOCOLS = {protocol.name: protocol for protocol in (
+    Protocol("letters-0shot", "letters"),
+    Protocol("letters-3shot", "letters", shots=3, drawn=True),
+    Protocol("medconceptsqa-0shot", "medconceptsqa"),
+    Protocol("medconceptsqa-4shot", "medconceptsqa", shots=4),
+    Protocol("cloze-sum", "cloze", score="sum"),
+    Protocol("cloze-mean", "cloze", score="mean"),
+)}
+
+
+def build_prompt(question: Question, shots: Sequence[Question], protocol: Protocol) -> str:
+    """The text after which the model's next token is its answer; the tokenizer adds BOS if it does so by default."""
+    if protocol.formulation == "letters":
+        solved = [_letters_item(shot) + shot.answer for shot in shots]
+        return SEPARATOR.join([LETTERS_INSTRUCTION, *solved, _letters_item(question)])
+    if protocol.formulation == "medconceptsqa":
+        solved = [_medconceptsqa_item(shot) + shot.answer for shot in shots]
+        return MEDCONCEPTSQA_INSTRUCTION + "\n" + "\n\n".join([*solved, _medconceptsqa_item(question)])
+    return "\n".join([*_context(question), question.stem.strip(), "Answer:"])
+
+
+def cloze_continuations(question: Question) -> list[str]:
+    """What follows ``Answer:`` for each option, in letter order."""
+    return [" " + option.strip() for option in question.options]
+
+
+def _context(question: Question) -> list[str]:
+    return [question.context.strip()] if question.context and question.context.strip() else []
+
+
+def _letters_item(question: Question) -> str:
+    options = [f"({letter}) {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=False)]
+    return SEPARATOR.join([*_context(question), f"**Question:** {question.stem.strip()}", *options, "**Answer:**("])
+
+
+def _medconceptsqa_item(question: Question) -> str:
+    options = [f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=False)]
+    return "\n".join([*_context(question), question.stem.strip(), *options, "Answer:"])
+
+
+def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, shot_set: int, root: int,
+                 asked_split: str) -> list[Question]:
+    """The shots that all questions of a task see in one shot set.
+
+    Shots come from the task's ``dev`` split, else ``train``, else ``validation``, never from the split that is asked,
+    and stay English where there is English. Drawn shots depend on (root, task, shot set) and on the pool's ids alone.
+
+    Raises:
+        UserError: the task has too few such questions.
+    """
+    if protocol.shots == 0:
+        return []
+    pool: list[Question] = []
+    for split in ("dev", "train", "validation"):
+        found = [question for question in questions if question.task == task and question.split == split != asked_split]
+        found = [question for question in found if question.language == "en"] or found
+        pool = pool if len(pool) >= protocol.shots else found
+    if len(pool) < protocol.shots:
+        raise UserError(f"task '{task}': {protocol.name} needs {protocol.shots} shots from its dev, train or validation "
+                        f"split, which has {len(pool)}; add shots to the benchmark or choose a 0-shot protocol")
+    if not protocol.drawn:
+        return pool[: protocol.shots]
+    pool = sorted(pool, key=lambda question: question.id)
+    order = np.random.default_rng(seed(root, "shots", task, shot_set)).permutation(len(pool))
+    return [pool[index] for index in order[: protocol.shots]]

@@ -1,0 +1,131 @@
+"""Paired comparisons: two models on the same questions, under the same protocol, or not at all."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from biomistral.errors import UserError
+from biomistral.reporting.results import Run, read_results
+from biomistral.seeds import seed
+from biomistral.statistics import holm, mcnemar, paired_difference
+
+SIGNIFICANT = 0.05
+_BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition", "questions")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model's accuracy minus the baseline's over the same ``n`` questions; fractions.
+
+    ``gained`` counts the questions that the model got right more often than the baseline, ``lost`` the other way round:
+    with one shot set these are McNemar's discordant pairs, with several its exact form is the sign test over questions.
+    """
+
+    kind: str
+    scope: str
+    n: int
+    accuracy: float
+    baseline_accuracy: float
+    difference: float
+    low: float
+    high: float
+    gained: int
+    lost: int
+    p: float
+    p_holm: float
+
+    @property
+    def direction(self) -> int:
+        """1 or -1 when the interval excludes zero, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm < SIGNIFICANT
+
+
+def paired(run: Run, baseline: Run, kind: str = "overall", scope: str = "overall", root: int = 0) -> Difference:
+    """Compare two runs of one board over all questions, or those of one task or group."""
+    assert run.board == baseline.board, "only runs of one board are compared"
+    mine, theirs = run.scope(kind, scope), baseline.scope(kind, scope)
+    difference, low, high = paired_difference(mine, theirs, seed(root, "paired", run.protocol, kind, scope))
+    gained, lost = int((mine > theirs).sum()), int((mine < theirs).sum())
+    p = mcnemar(gained, lost)
+    return Difference(kind, scope, len(mine), float(mine.mean()), float(theirs.mean()), difference, low, high, gained, lost,
+                      p, p)
+
+
+def against(baseline: Run, runs: Sequence[Run], kind: str, scope: str, root: int = 0) -> dict[str, Difference]:
+    """Every other run against the baseline, by model name; ``p_holm`` is corrected for their number."""
+    found = {run.model.name: paired(run, baseline, kind, scope, root) for run in runs if run is not baseline}
+    corrected = holm([difference.p for difference in found.values()])
+    return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
+
+
+def not_beaten(runs: Sequence[Run]) -> tuple[str, list[str]]:
+    """The model that leads, and those the exact paired test (Holm) cannot tell from it."""
+    leader = max(runs, key=lambda run: run.summary.overall.accuracy)
+    rivals = [run for run in runs if run is not leader]
+    p_values = [mcnemar(int((leader.scores > run.scores).sum()), int((leader.scores < run.scores).sum())) for run in rivals]
+    tied = [run.model.name for run, p in zip(rivals, holm(p_values), strict=True) if p >= SIGNIFICANT]
+    return leader.model.name, tied
+
+
+def boards(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs sorted into tables whose rows may be compared, in the order in which the tables first appear."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.board, []).append(run)
+    return list(found.values())
+
+
+def compare(first: Path, second: Path) -> list[dict[str, Any]]:
+    """Second results folder minus the first, per shared protocol: overall, each group and each task.
+
+    Raises:
+        UserError: a folder cannot be read, or they have no protocol on the same questions in common.
+    """
+    old, new = read_results(first), read_results(second)
+    shared = [board for board in boards([*old.runs.values(), *new.runs.values()]) if len(board) == 2]
+    if not shared:
+        raise UserError(f"{first} and {second}: nothing to compare: {_why(next(iter(old.runs.values())), new.runs)}")
+    return [{"benchmark": before.benchmark.name, "protocol": before.protocol,
+             "definition_hash": before.summary.definition_hash, "baseline": before.model.name, "model": after.model.name,
+             **asdict(paired(after, before, kind, scope))}
+            for before, after in shared for kind, scope in scopes(before)]
+
+
+def scopes(run: Run) -> list[tuple[str, str]]:
+    """What a run can be compared over: all questions, then each group, then each task where there are several."""
+    tasks = list(run.summary.tasks)
+    return [("overall", "overall"), *(("group", name) for name in run.summary.groups),
+            *(("task", name) for name in tasks if len(tasks) > 1)]
+
+
+def _why(run: Run, others: dict[str, Run]) -> str:
+    """The first thing in which two results folders differ that forbids comparing them."""
+    other = others.get(run.protocol) or next(iter(others.values()))
+    for part, mine, theirs in zip(_BOARD_PARTS, run.board, other.board, strict=True):
+        if mine != theirs:
+            return f"the {part} differs ({_short(mine)} and {_short(theirs)}); evaluate both the same way"
+    raise AssertionError("equal boards are shared")
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) > 32 else str(value)
+
+
+def render(rows: Sequence[dict[str, Any]]) -> str:
+    """`compare`'s rows as aligned text; differences in points, second model minus first."""
+    lines, last = [], None
+    for row in rows:
+        if row["protocol"] != last:
+            last = row["protocol"]
+            lines += [f"{row['benchmark']}, {last}: {row['model']} minus {row['baseline']}, same questions",
+                      f"  {'':24} {'n':>6} {'first':>7} {'second':>7} {'difference':>11}  {'95 % interval':17} {'p (exact)':>9}"]
+        interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        mark = "" if row["low"] <= 0 <= row["high"] else "  better" if row["low"] > 0 else "  worse"
+        lines.append(f"  {row['scope'][:24]:24} {row['n']:6,} {100 * row['baseline_accuracy']:6.1f}% {100 * row['accuracy']:6.1f}% "
+                     f"{100 * row['difference']:+11.1f}  {interval:17} {row['p']:9.2g}{mark}")
+    return "\n".join(lines)

@@ -1,0 +1,269 @@
+"""Read a results folder and prove that its summaries say what its answers say."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from biomistral.artifact import Artifact, open_artifact
+from biomistral.errors import UserError
+from biomistral.recipe import canonical_hash
+
+_TOLERANCE = 1e-6
+_QUESTION = ("task", "language", "question", "group", "answer", "options")
+_COLUMNS = ("model", "protocol", *_QUESTION, "shot_set", "right")
+
+
+class _Part(BaseModel):
+    """A piece of ``results.json``; keys added by later versions are kept and ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelInfo(_Part):
+    name: str = Field(min_length=1)
+    key: str
+    parameters: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+
+
+class BenchmarkInfo(_Part):
+    name: str
+    key: str
+    split: str
+    limit: int | None = None
+
+
+class Score(_Part):
+    """Accuracy over ``n`` questions as a fraction, with its 95 % interval."""
+
+    n: int = Field(gt=0)
+    right: float
+    accuracy: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    spread: float | None = None
+    letter_mass: float | None = None
+    open_accuracy: float | None = None
+
+
+class Degenerate(_Part):
+    letter: str
+    share: float
+    score_of_always: float
+
+
+class Bin(_Part):
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class Calibration(_Part):
+    ece: float | None = None
+    adaptive_ece: float | None = None
+    brier: float | None = None
+    paper_ece_5: float | None = None
+    bins: list[Bin] = Field(default_factory=list)
+
+
+class Protocol(_Part):
+    """What one model scored under one protocol."""
+
+    definition: dict[str, Any]
+    definition_hash: str
+    tasks: dict[str, Score]
+    groups: dict[str, Score] = Field(default_factory=dict)
+    overall: Score
+    average: float
+    degenerate: Degenerate | None = None
+    calibration: Calibration | None = None
+    seconds: float | None = None
+    questions_per_second: float | None = None
+
+
+class Summary(_Part):
+    """A whole ``results.json``."""
+
+    model: ModelInfo
+    benchmark: BenchmarkInfo
+    protocols: dict[str, Protocol] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model under one protocol: its summary, and one score a question (its mean over the shot sets)."""
+
+    folder: Path
+    model: ModelInfo
+    benchmark: BenchmarkInfo
+    protocol: str
+    summary: Protocol
+    tasks: np.ndarray
+    groups: np.ndarray
+    scores: np.ndarray
+    shot_sets: int
+    chance: float
+    questions: str
+    """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
+
+    @property
+    def board(self) -> tuple[Any, ...]:
+        """What has to be equal before two runs may stand in one table."""
+        return (self.benchmark.name, self.benchmark.key, self.benchmark.split, self.benchmark.limit, self.protocol,
+                self.summary.definition_hash, self.questions)
+
+    def scope(self, kind: str, name: str) -> np.ndarray:
+        """The scores of the questions of one task or group, or of all: kind ``task``, ``group`` or ``overall``."""
+        if kind == "overall":
+            return self.scores
+        return np.asarray(self.scores[(self.tasks if kind == "task" else self.groups) == name])
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder, checked."""
+
+    artifact: Artifact
+    summary: Summary
+    runs: dict[str, Run]
+
+    @property
+    def model(self) -> ModelInfo:
+        return self.summary.model
+
+
+def read_results(folder: Path) -> Results:
+    """Read a results folder and recompute every accuracy in it from its answers.
+
+    Raises:
+        UserError: it is not a finished results folder, a file is malformed, or summary and answers disagree.
+    """
+    artifact = open_artifact(folder, "evaluate")
+    summary = _read_summary(folder / "results.json")
+    answers = _read_answers(folder / "answers.parquet")
+    names = pc.unique(answers["model"]).to_pylist()
+    if names != [summary.model.name]:
+        raise UserError(f"{folder}: results.json is about {summary.model.name!r}, answers.parquet about {names}; evaluate again")
+    found = set(pc.unique(answers["protocol"]).to_pylist())
+    if found != set(summary.protocols):
+        raise UserError(f"{folder}: results.json has protocols {sorted(summary.protocols)}, answers.parquet {sorted(found)}; "
+                        "evaluate again")
+    runs = {name: _run(folder, summary, name, answers.filter(pc.equal(answers["protocol"], name)))
+            for name in summary.protocols}
+    for run in runs.values():
+        _check(run)
+    return Results(artifact, summary, runs)
+
+
+def read_all(folders: Iterable[Path]) -> list[Results]:
+    """Read several results folders.
+
+    Raises:
+        UserError: see `read_results`; or two different models, or two rows of one table, share a name.
+    """
+    results: list[Results] = []
+    for folder in folders:
+        new = read_results(folder)
+        for old in results:
+            if old.model.name != new.model.name:
+                continue
+            if old.model.key != new.model.key:
+                raise UserError(f"{new.artifact.path}: another model is named {new.model.name!r} too "
+                                f"({old.artifact.path}); evaluate one of them under another name")
+            twice = {run.board for run in old.runs.values()} & {run.board for run in new.runs.values()}
+            if twice:
+                raise UserError(f"{new.artifact.path}: {new.model.name!r} under {min(twice)[4]} is already in "
+                                f"{old.artifact.path}; leave one of them out")
+        results.append(new)
+    return results
+
+
+def _read_summary(path: Path) -> Summary:
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; evaluate again") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(step) for step in problem["loc"]) or "the file"
+        raise UserError(f"{path}: {place}: {problem['msg'].lower()}; evaluate again") from error
+
+
+def _read_answers(path: Path) -> pa.Table:
+    try:
+        missing = set(_COLUMNS) - set(pq.read_schema(path).names)
+        if missing:
+            raise UserError(f"{path}: column {min(missing)!r} is missing; evaluate again")
+        table = pq.read_table(path, columns=list(_COLUMNS))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; evaluate again") from error
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); evaluate again") from error
+    for name in _COLUMNS:
+        if table[name].null_count:
+            raise UserError(f"{path}: column {name!r} has {table[name].null_count} empty values; evaluate again")
+    return table
+
+
+def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Run:
+    """Collapse the answers of one protocol to one score a question, in the order of task, language and question."""
+    right = answers.set_column(answers.column_names.index("right"), "right", pc.cast(answers["right"], pa.float64()))
+    table = right.group_by(list(_QUESTION)).aggregate([("right", "mean"), ("shot_set", "count_distinct"), ("shot_set", "count")])
+    table = table.sort_by([(name, "ascending") for name in _QUESTION])
+    shot_sets = pc.unique(table["shot_set_count_distinct"]).to_pylist()
+    twice = pc.any(pc.not_equal(table["shot_set_count"], table["shot_set_count_distinct"])).as_py()
+    if len(shot_sets) != 1 or twice:
+        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set; "
+                        "evaluate again")
+    questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
+    chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
+    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], _strings(table["task"]),
+               _strings(table["group"]), table["right_mean"].to_numpy(), shot_sets[0], chance, questions)
+
+
+def _strings(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column.to_pylist(), dtype=object)
+
+
+def _check(run: Run) -> None:
+    """Refuse a summary that its answers do not bear out."""
+    summary = run.summary
+    scores = [("overall", "overall", summary.overall)]
+    for kind, claimed, found in (("task", summary.tasks, run.tasks), ("group", summary.groups, run.groups)):
+        names = set(found) - {""}
+        if names != set(claimed):
+            raise _disagree(run, f"{kind}s", sorted(claimed), sorted(names))
+        scores += [(kind, name, score) for name, score in claimed.items()]
+    for kind, name, score in scores:
+        values = run.scope(kind, name)
+        where = kind if kind == "overall" else f"{kind} {name}"
+        if score.n != len(values):
+            raise _disagree(run, f"{where}: n", score.n, len(values))
+        if not _close(score.accuracy, values.mean()):
+            raise _disagree(run, f"{where}: accuracy", score.accuracy, values.mean())
+        low, high = score.interval
+        if not 0 <= low <= score.accuracy + _TOLERANCE or not score.accuracy - _TOLERANCE <= high <= 1:
+            raise UserError(f"{run.folder}/results.json: {run.protocol}: {where}: accuracy {score.accuracy:.4f} is not inside "
+                            f"its interval [{low:.4f}, {high:.4f}]; evaluate again")
+    mean = sum(score.accuracy for score in summary.tasks.values()) / len(summary.tasks)
+    if not _close(summary.average, mean):
+        raise _disagree(run, "average of the tasks", summary.average, mean)
+
+
+def _close(claimed: float, found: float) -> bool:
+    return math.isclose(claimed, float(found), rel_tol=0.0, abs_tol=_TOLERANCE)
+
+
+def _disagree(run: Run, what: str, claimed: Any, found: Any) -> UserError:
+    return UserError(f"{run.folder}: {run.protocol}: {what}: results.json says {claimed}, answers.parquet gives {found}; "
+                     "one of the files was changed, evaluate again")

@@ -1,0 +1,23 @@
+"""Settings of the ``report`` stage."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from biomistral.recipe import Input, StageSettings
+
+
+class ReportSettings(StageSettings):
+    """Put results folders side by side on one static page, with paired tests and the lineage of every row."""
+
+    kind: ClassVar[str] = "report"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.reporting.site:build_site"
+
+    results: list[Input] = Field(min_length=1, description="results folders, one a model",
+                                 json_schema_extra={"argument": True})
+    baseline: str = Field("", description="model that the paired differences refer to; default: that of the first results folder")
+    protocol: str = Field("", description="protocol whose finding and table come first; default: the first of the first results folder")
+    title: str = Field("Leaderboard", min_length=1, description="title of the page")
+    curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
+    notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")

@@ -1,0 +1,57 @@
+"""Attention that never crosses a document's border, for every transformers model that lets its attention be chosen."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from biomistral.errors import UserError
+
+NAME = "biomistral_isolated"
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Causal mask of a sliding window, (length, length), True where a query may look."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def isolated_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                       scaling: float | None = None, dropout: float = 0.0, segments: list[int] | None = None,
+                       sliding_window: int | None = None, **others: Any) -> tuple[Tensor, None]:
+    """Causal attention inside each segment of one row of tokens.
+
+    ``query`` is (1, heads, tokens, head_dim), ``key`` and ``value`` (1, key_value_heads, tokens, head_dim); ``segments``
+    are the lengths, in tokens, that the row is made of (None: one). Returns (1, tokens, heads, head_dim). A segment runs
+    by itself, so no mask of tokens x tokens is made and the work is the sum of the squares of the lengths.
+
+    Raises:
+        UserError: the model's attention has a part that this one lacks (soft capping, sinks).
+    """
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if unknown:
+        raise UserError(f"{type(module).__name__}: attention with {unknown[0]} cannot be trained here; use another model")
+    segments = segments or [query.shape[2]]
+    rows = zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True)
+    outputs = []
+    for q, k, v in rows:
+        windowed = sliding_window is not None and q.shape[2] > sliding_window
+        mask = _window_mask(q.shape[2], sliding_window, q.device) if windowed and sliding_window else None
+        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
+                                                    scale=scaling, enable_gqa=q.shape[1] != k.shape[1]))
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def use_isolated_attention(model: PreTrainedModel) -> None:
+    """Make ``model`` attend within the ``segments`` that its forward pass is given.
+
+    Raises:
+        UserError: its architecture does not let its attention be chosen.
+    """
+    AttentionInterface.register(NAME, isolated_attention)
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UserError(f"{type(model).__name__}: its attention cannot be chosen, so documents could see one another; "
+                        "train a Llama, Mistral, Qwen or similar model")
+    model.set_attn_implementation(NAME)

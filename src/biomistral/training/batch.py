@@ -1,0 +1,124 @@
+"""A sequence of tokens made of segments, and the batches and losses that come from it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from biomistral.errors import UserError
+from biomistral.training.loss import chunked_cross_entropy
+
+IGNORE = -100
+"""Label of a position whose next token is not predicted."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One sequence: whole segments that never attend to one another.
+
+    ``tokens`` and ``labels`` are (length,) int64, a label being the next token or `IGNORE`; ``lengths`` are the segments',
+    in tokens; ``documents`` the ids of what they are taken from.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    lengths: tuple[int, ...]
+    documents: tuple[str, ...]
+
+    @property
+    def num_predicted(self) -> int:
+        return int((self.labels != IGNORE).sum())
+
+
+class Blocks(Protocol):
+    """Blocks by number, and how many tokens stand for a byte of their text."""
+
+    @property
+    def tokens_per_byte(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Block: ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Blocks laid end to end in one row, without padding: (1, tokens) each; ``segments`` are lengths in tokens."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    segments: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.shape[1]
+
+
+def collate(blocks: Sequence[Block], device: torch.device) -> MicroBatch:
+    """Lay blocks end to end; positions start again at 0 with every segment."""
+    segments = [length for block in blocks for length in block.lengths]
+    positions = np.concatenate([np.arange(length) for length in segments])
+    columns = (np.concatenate([block.tokens for block in blocks]), positions,
+               np.concatenate([block.labels for block in blocks]))
+    ids, position_ids, labels = (torch.from_numpy(column.astype(np.int64))[None].to(device) for column in columns)
+    return MicroBatch(ids, position_ids, labels, segments)
+
+
+def micro_batches(blocks: Iterable[Block], max_tokens: int) -> Iterator[list[Block]]:
+    """Cut a step's blocks, in order, into groups of at most ``max_tokens`` (at least one block each)."""
+    group: list[Block] = []
+    for block in blocks:
+        if group and sum(len(member.tokens) for member in group) + len(block.tokens) > max_tokens:
+            yield group
+            group = []
+        group.append(block)
+    if group:
+        yield group
+
+
+def final_hidden(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Hidden states after the last norm, (tokens, hidden_size)."""
+    output = model.get_decoder()(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False,
+                                 segments=batch.segments)
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def batch_loss(model: PreTrainedModel, batch: MicroBatch, num_predicted: int) -> Tensor:
+    """The micro-batch's share of the loss of a step with ``num_predicted`` predicted tokens; the head runs on those alone."""
+    hidden, labels = final_hidden(model, batch), batch.labels[0]
+    predicted = labels.ne(IGNORE).nonzero()[:, 0]
+    if len(predicted) < len(labels):
+        hidden, labels = hidden.index_select(0, predicted), labels.index_select(0, predicted)
+    head = model.get_output_embeddings().weight
+    return chunked_cross_entropy(hidden, head, labels, num_predicted)
+
+
+@torch.no_grad()
+def check_model(model: PreTrainedModel, device: torch.device) -> None:
+    """Prove on a few tokens that segments are isolated and that the logits are the head times the hidden states.
+
+    Raises:
+        UserError: this architecture does more (scaled or capped logits, recurrent state), so training would be wrong.
+    """
+    tokens = np.arange(3, 19) % model.config.vocab_size
+    whole = Block(tokens, tokens, (10, 6), ("", ""))
+    alone = Block(tokens[10:], tokens[10:], (6,), ("",))
+    hidden = final_hidden(model, collate([whole], device)).float()
+    second = final_hidden(model, collate([alone], device)).float()
+    scale = 0.05 * float(hidden.abs().max())
+    if float((hidden[10:] - second).abs().max()) > scale:
+        raise UserError(f"{type(model).__name__}: a document changes what is computed for the next one, so documents cannot "
+                        "be isolated; train a decoder-only attention model")
+    batch = collate([alone], device)
+    logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False,
+                   segments=batch.segments).logits[0].float()
+    ours = second @ model.get_output_embeddings().weight.float().T
+    if float((logits - ours).abs().max()) > 0.05 * float(logits.abs().max()):
+        raise UserError(f"{type(model).__name__}: its logits are not its head times its hidden states (scaled, capped or with "
+                        "a bias), which the loss here relies on; train another model")

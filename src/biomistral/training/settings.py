@@ -1,0 +1,70 @@
+"""Settings of the ``pretrain`` and ``finetune`` stages."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from biomistral.recipe import Input, Settings, StageSettings
+
+
+class TrainingSettings(StageSettings):
+    """What continued pre-training and fine-tuning have in common. Training ends at the first limit that is reached."""
+
+    model: Input = Field(description="model folder to start from")
+    learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW (0.9, 0.999, eps 1e-8)")
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        "cosine", description="learning rate after warm-up; wsd: constant, then linear to 0 over the last fifth")
+    warmup_steps: int = Field(0, ge=0, description="steps over which the learning rate rises linearly to its peak")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of matrices (norms and biases have none)")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient of a step")
+    epochs: float = Field(1.0, gt=0, description="passes over the data; fractions are allowed")
+    max_steps: int | None = Field(None, gt=0, description="most optimiser steps")
+    max_tokens: int | None = Field(None, gt=0, description="most tokens trained on")
+    batch_sequences: int = Field(8, gt=0, description="sequences in one optimiser step")
+    micro_batch_tokens: int = Field(2048, gt=0, description="most tokens in one forward pass (at least one sequence)")
+    compute_dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="precision of forward and backward; master weights and AdamW are always float32")
+    output_dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="precision of the saved weights")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
+    evaluate_steps: int = Field(0, ge=0, description="held-out loss every so many steps; 0: only before and at the end")
+    evaluate_sequences: int = Field(64, ge=0, description="most held-out sequences looked at, evenly spread; 0: none")
+    checkpoint_steps: int = Field(0, ge=0, description="checkpoint every so many steps; 0: by time alone")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="checkpoint when so many minutes have passed")
+
+
+class PretrainSettings(TrainingSettings):
+    """Continue the pre-training of a model on a packed corpus; the corpus fixes the sequence length."""
+
+    kind: ClassVar[str] = "pretrain"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.training.pretrain:pretrain"
+
+    corpus: Input = Field(description="corpus folder")
+    cross_document: bool = Field(False, description="let documents attend to those before them, as the original did")
+
+
+class LoraSettings(Settings):
+    """Shape of the low-rank adapter (paper: r 16, alpha 16, dropout 0.05, on every linear layer of the decoder)."""
+
+    rank: int = Field(16, gt=0, description="rank of the update")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapter's input")
+    targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+                                     min_length=1, description="names of the linear layers that get an adapter")
+
+
+class FinetuneSettings(TrainingSettings):
+    """Fine-tune a model on prompts and their completions."""
+
+    kind: ClassVar[str] = "finetune"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.training.finetune:finetune"
+
+    train: Input = Field(description="benchmark folder with a train.jsonl, or a JSONL file of prompt, completion, id")
+    validation: Input | None = Field(None, description="JSONL file of the same form, for the held-out loss")
+    method: Literal["lora", "full"] = Field("lora", description="train an adapter, or every weight")
+    lora: LoraSettings = Field(LoraSettings(), description="shape of the adapter")
+    loss: Literal["completion", "full_text"] = Field("completion", description="which tokens the loss is taken on")
+    epochs: float = Field(3.0, gt=0, description="passes over the data; fractions are allowed")
+    sequence_length: int = Field(2048, gt=1, description="most tokens of a sequence: whole examples share one, isolated")
+    too_long: Literal["refuse", "drop"] = Field("refuse", description="examples longer than a sequence: stop, or leave out")
