@@ -72,6 +72,18 @@ def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, ov
     _emit(summary, f"{artifact.path}: {artifact.kind} {artifact.key[:12]}{' (' + counts + ')' if counts else ''}", as_json)
 
 
+def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
+    """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several."""
+    if len(several) == 1:
+        _run_stage(several[0], out, **common)
+        return
+    names = [getattr(settings, "name", "") or Path(str(settings.model)).name for settings in several]  # type: ignore[attr-defined]
+    if len(set(names)) < len(names):
+        raise UserError(f"--model: two models are called the same ({', '.join(names)}); evaluate them one by one with --name")
+    for name, settings in zip(names, several, strict=True):
+        _run_stage(settings, out / name, **common)
+
+
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
     _run_stage(settings, out, **common)
     if not common["as_json"]:
@@ -79,8 +91,8 @@ def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
 
 
 def _add(group: typer.Typer, name: str, kind: str, run: Callable[..., None] = _run_stage,
-         flags: dict[str, tuple[str, ...]] | None = None, hidden: bool = False) -> None:
-    group.command(name, hidden=hidden)(command_for(settings_class(kind), run, _COMMON, flags))
+         flags: dict[str, tuple[str, ...]] | None = None, many: str = "") -> None:
+    group.command(name)(command_for(settings_class(kind), run, _COMMON, flags, many))
 
 
 @app.command("run")
@@ -110,9 +122,39 @@ _add(app, "pretrain", "pretrain")
 _add(app, "finetune", "finetune")
 _add(app, "merge", "merge")
 _add(app, "quantize", "quantize")
-_add(app, "evaluate", "evaluate", flags={"benchmark": ("--suite", "--benchmark")})
+_add(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)}, "model")
 _add(model_app, "select", "select")
 _add(app, "report", "report", _run_report)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="results folder of the baseline")],
+    second: Annotated[Path, typer.Argument(help="results folder of the other model")], as_json: Json = False,
+) -> None:
+    """Compare two models on the same questions: paired differences with intervals and exact McNemar tests."""
+    from biomistral.reporting import compare as comparison
+
+    rows = comparison.compare(first, second)
+    _emit(rows, comparison.render(rows), as_json)
+
+
+@app.command()
+def lineage(
+    folder: Annotated[Path, typer.Argument(help="a site, results, model or corpus folder")],
+    documents: Annotated[bool, typer.Option("--documents", help="list every article with its licence")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="compare every file with its hash")] = False,
+    as_json: Json = False,
+) -> None:
+    """Follow a folder back to what it was made from: models, corpora, article ids and licences."""
+    from biomistral.reporting import lineage as ancestry
+
+    node = ancestry.lineage(folder)
+    problems = ancestry.problems(node) if verify else []
+    data = ancestry.as_data(node, with_documents=documents) | ({"problems": problems} if verify else {})
+    _emit(data, ancestry.render(node, with_documents=documents, with_check=verify), as_json)
+    if problems:
+        raise UserError(f"{folder}: {len(problems)} files differ from their manifests, the first: {problems[0]}")
 
 
 @app.command()

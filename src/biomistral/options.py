@@ -3,7 +3,7 @@
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -11,77 +11,78 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from biomistral.errors import UserError
-from biomistral.recipe import Input, StageSettings, parse
+from biomistral.recipe import Input, Settings, StageSettings, parse
 
-SIMPLE = (str, int, float, bool)
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def _item(annotation: Any) -> Any:
+    """The type of a list's items; None if it is no list."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) in (list, tuple) else None
 
 
 def _option_type(annotation: Any) -> Any:
     """The type the command line parses for a setting, or None if it can only be written in a recipe."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation is Input:
-        return str
-    if annotation in SIMPLE or origin is typing.Literal:
-        return annotation
-    if origin in (typing.Union, types.UnionType):
-        kinds = [argument for argument in arguments if argument is not type(None)]
+    if origin is Annotated:
+        return _option_type(arguments[0])
+    if origin is typing.Literal:
+        return annotation if all(isinstance(choice, str) for choice in arguments) else type(arguments[0])
+    if isinstance(annotation, type) and origin is None:
+        simple = [kind for kind in (bool, str, int, float) if issubclass(annotation, kind)]
+        return simple[0] if simple else None
+    if origin in _UNIONS:
+        kinds = [kind for kind in arguments if kind is not type(None)]
         inner = _option_type(kinds[0])
-        return inner | None if inner is not None and len(arguments) == 2 and type(None) in arguments else inner
-    if origin in (list, tuple):
-        inner = _option_type(arguments[0])
-        if inner is None and hasattr(arguments[0], "model_fields"):
-            inner = str  # a nested setting that can be written as one word
-        return list[inner] if inner is not None else None  # type: ignore[valid-type]
-    if origin is dict and _option_type(arguments[1]) is str:
-        return list[str]
+        return inner if inner is None or len(kinds) == len(arguments) else inner | None
+    if origin in (list, tuple):  # an item that is a setting of its own can be given as one word
+        return list[str] if _is_settings(arguments[0]) or _option_type(arguments[0]) is not None else None
+    if origin is dict:
+        return list[str] if _option_type(arguments[1]) is str else None
     return None
 
 
-def _is_mapping(field: FieldInfo) -> bool:
-    return typing.get_origin(field.annotation) is dict
+def _flat_fields(model: type[Settings], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Fields by path; those of nested settings stand beside the others, as ``lora.rank``."""
+    for name, field in model.model_fields.items():
+        if _is_settings(field.annotation):
+            assert isinstance(field.annotation, type)
+            yield from _flat_fields(field.annotation, (*prefix, name))
+        elif _option_type(field.annotation) is not None:
+            yield (*prefix, name), field
 
 
-def _parameter(name: str, field: FieldInfo, flags: tuple[str, ...]) -> inspect.Parameter | None:
-    kind = _option_type(field.annotation)
-    if kind is None:
-        return None
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    text = (field.description or "") + (" (NAME=VALUE, repeatable)" if _is_mapping(field) else "")
+def _help(field: FieldInfo) -> str:
+    text = field.description or ""
+    if typing.get_origin(field.annotation) is dict:
+        return f"{text} (NAME=VALUE, repeatable)"
+    item = _item(field.annotation)
+    choices = typing.get_args(item) if typing.get_origin(item) is typing.Literal else ()
+    return f"{text} [any of {','.join(choices)}]" if choices else text
+
+
+def _default(field: FieldInfo) -> Any:
     default = field.get_default(call_default_factory=True)  # type: ignore[call-arg]
-    required = default is PydanticUndefined
-    if _is_mapping(field) and not required:
-        default = [f"{key}={value}" for key, value in default.items()]
-    elif typing.get_origin(kind) is list and not required:
-        default = list(default or [])
-    metavar = extra.get("metavar")
-    if extra.get("argument"):
-        info: Any = typer.Argument(help=text, metavar=str(metavar) if metavar else None)
+    if default is PydanticUndefined:
+        return inspect.Parameter.empty
+    if isinstance(default, dict):
+        return [f"{key}={value}" for key, value in default.items()]
+    return list(default) if isinstance(default, (list, tuple)) else default
+
+
+def _parameter(path: tuple[str, ...], field: FieldInfo, flags: tuple[str, ...], many: bool) -> inspect.Parameter:
+    kind = list[str] if many else _option_type(field.annotation)
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    if extra.get("argument") and not flags:
+        info: Any = typer.Argument(help=_help(field), show_default=False)
     else:
-        info = typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=text)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info],
-                             default=inspect.Parameter.empty if required else default)
-
-
-def command_for(model: type[StageSettings], run: Callable[..., None], common: list[inspect.Parameter],
-                flags: dict[str, tuple[str, ...]] | None = None) -> Callable[..., None]:
-    """A function whose signature Typer reads: the settings' fields as options, then the ``common`` ones.
-
-    It calls ``run(settings, **common values)``.
-    """
-    fields = {name: _parameter(name, field, (flags or {}).get(name, ())) for name, field in model.model_fields.items()}
-    shown = [parameter for parameter in fields.values() if parameter is not None]
-
-    def command(**values: Any) -> None:
-        data = {name: values[name] for name, parameter in fields.items() if parameter is not None}
-        for name, field in model.model_fields.items():
-            if _is_mapping(field) and data.get(name) is not None:
-                data[name] = _pairs(name, data[name])
-        rest = {parameter.name: values[parameter.name] for parameter in common}
-        run(parse(model, data, f"{model.kind} options"), **rest)
-
-    command.__signature__ = inspect.Signature([*shown, *common])  # type: ignore[attr-defined]
-    command.__doc__ = inspect.getdoc(model)
-    return command
+        info = typer.Option(*(flags or ("--" + "-".join(path).replace("_", "-"),)), help=_help(field))
+    return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info],
+                             default=_default(field))
 
 
 def _pairs(name: str, items: list[str]) -> dict[str, str]:
@@ -92,3 +93,49 @@ def _pairs(name: str, items: list[str]) -> dict[str, str]:
             raise UserError(f"--{name.replace('_', '-')} {item}: NAME=VALUE was expected")
         pairs[key] = value
     return pairs
+
+
+def _is_word_list(annotation: Any) -> bool:
+    """Lists of words may be given with commas; lists of inputs may not, since paths can hold commas."""
+    item = _item(annotation)
+    return item is not None and not _is_settings(item) and item is not Input
+
+
+def _collect(fields: dict[tuple[str, ...], FieldInfo], values: dict[str, Any]) -> dict[str, Any]:
+    """Option values as the nested data that settings are read from."""
+    data: dict[str, Any] = {}
+    for path, field in fields.items():
+        value = values["__".join(path)]
+        if typing.get_origin(field.annotation) is dict and value is not None:
+            value = _pairs(path[-1], value)
+        elif _is_word_list(field.annotation) and value is not None:
+            value = [word for item in value for word in item.split(",") if word]
+        place = data
+        for step in path[:-1]:
+            place = place.setdefault(step, {})
+        place[path[-1]] = value
+    return data
+
+
+def command_for(model: type[StageSettings], run: Callable[..., None], common: list[inspect.Parameter],
+                flags: dict[str, tuple[str, ...]] | None = None, many: str = "") -> Callable[..., None]:
+    """A function whose signature Typer reads: the settings' fields as options, then the ``common`` ones.
+
+    It calls ``run(settings, **common values)``; with ``many``, the field of that name may be given several times and
+    ``run`` gets a list of settings, one a value.
+    """
+    fields = dict(_flat_fields(model))
+    shown = [_parameter(path, field, (flags or {}).get(path[-1], ()), path == (many,)) for path, field in fields.items()]
+
+    def command(**values: Any) -> None:
+        data = _collect(fields, values)
+        rest = {parameter.name: values[parameter.name] for parameter in common}
+        where = f"options of {model.kind}"
+        if many:
+            run([parse(model, {**data, many: value}, where) for value in data[many]], **rest)
+        else:
+            run(parse(model, data, where), **rest)
+
+    command.__signature__ = inspect.Signature([*shown, *common])  # type: ignore[attr-defined]
+    command.__doc__ = inspect.getdoc(model)
+    return command

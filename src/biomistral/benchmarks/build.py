@@ -82,15 +82,15 @@ def _plan(settings: BenchmarkSettings, questions: medconcepts.QuestionSet, askab
     """Which codes are asked about: (code, split, group).
 
     Where codes are taught, the shots come from codes outside both groups, so that every code of a group is asked about.
+    Questions of other vocabularies have no group: mixed into the untaught ones they would not be a fair comparison.
     """
     if groups is None:
-        group = "untaught" if settings.teach is not None else None
         for code, split in medconcepts.split(questions.ordered(askable), settings.shots, settings.validation, settings.limit):
-            yield code, split, group
+            yield code, split, None
         return
     grouped = {code for codes in groups.values() for code in codes}
     rest = questions.ordered(code for code in askable if code not in grouped)
-    yield from ((code, "dev", "untaught") for code in rest[: settings.shots])
+    yield from ((code, "dev", None) for code in rest[: settings.shots])
     known = set(askable)
     for group, codes in groups.items():
         ordered = questions.ordered(code for code in codes if code in known)

@@ -28,6 +28,8 @@ class TeachSettings(Settings):
     def _ordered(self) -> "TeachSettings":
         if self.largest < self.smallest:
             raise ValueError(f"largest = {self.largest} is below smallest = {self.smallest}; no category can have both")
+        if self.codes < self.largest:
+            raise ValueError(f"codes = {self.codes} is below largest = {self.largest}; a category would not fit")
         return self
 
 

@@ -1,4 +1,8 @@
-"""Codes that are taught and codes like them that are not, and training text about the first."""
+"""Codes that are taught and codes like them that are not, and training text about the first.
+
+Whether codes were learnt shows in the hard questions, whose options are nearly all from one category and so all taught
+or all untaught; an easy question about a taught code can be answered by picking the one description that was seen.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,21 +38,19 @@ class Chosen:
 
 
 def choose(hierarchy: Hierarchy, settings: TeachSettings, root: int) -> tuple[Chosen, Chosen]:
-    """The taught and the untaught categories, drawn alike: from one random order, first the taught, then the others.
+    """The taught and the untaught categories: the fitting ones in random order, dealt out in turn, so both are alike.
 
     Raises:
         UserError: the vocabulary has too few categories that fit.
     """
     fitting = [code for code in hierarchy.nodes if _fits(hierarchy, code, settings)]
+    if len(fitting) < 2 * settings.categories:
+        raise UserError(f"{hierarchy.vocabulary}: {len(fitting)} categories have {settings.smallest} to {settings.largest} "
+                        f"codes right below them, each named in at most {settings.longest_name} characters; to teach "
+                        f"{settings.categories} and leave as many untaught, lower teach.categories to {len(fitting) // 2} "
+                        "or widen teach.smallest, teach.largest or teach.longest_name")
     ordered = sorted(fitting, key=lambda code: seed(root, "medconceptsqa", "teach", hierarchy.vocabulary, code))
-    taught = _take(hierarchy, ordered, settings)
-    untaught = _take(hierarchy, [code for code in ordered if code not in taught.categories], settings)
-    if not untaught.categories or len(taught.categories) + len(untaught.categories) < 2 * min(settings.categories, 2):
-        raise UserError(f"{hierarchy.vocabulary}: only {len(fitting)} categories have {settings.smallest} to "
-                        f"{settings.largest} codes right below them, each named in at most {settings.longest_name} "
-                        "characters, too few to teach some and leave others; widen teach.smallest, teach.largest or "
-                        "teach.longest_name")
-    return taught, untaught
+    return _take(hierarchy, ordered[0::2], settings), _take(hierarchy, ordered[1::2], settings)
 
 
 def _fits(hierarchy: Hierarchy, code: str, settings: TeachSettings) -> bool:

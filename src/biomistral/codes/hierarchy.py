@@ -30,7 +30,7 @@ class Placed:
 
 
 class Hierarchy:
-    """All codes of a vocabulary, in the order of their file.
+    """All codes of a vocabulary, in the order of their file; ``roots`` are those without a parent.
 
     Raises:
         UserError: a code appears twice, names a parent that is not there, or is its own ancestor.
@@ -47,6 +47,7 @@ class Hierarchy:
             self.nodes[code], places[code] = entry.node, entry.where
         if not self.nodes:
             raise UserError(f"{path}: holds no codes")
+        self.roots = tuple(code for code, node in self.nodes.items() if node.parent is None)
         self._children: dict[str, list[str]] = {}
         for node in self.nodes.values():
             if node.parent is None:
@@ -63,7 +64,8 @@ class Hierarchy:
         for code in reached:
             reached.extend(self._children.get(code, ()))
         if len(reached) < len(self.nodes):
-            lost = next(code for code in self.nodes if code not in set(reached))
+            known = set(reached)
+            lost = next(code for code in self.nodes if code not in known)
             raise UserError(f"{places[lost]}: code {lost} has no root above it: its parents form a circle")
 
     def __len__(self) -> int:
@@ -71,11 +73,6 @@ class Hierarchy:
 
     def __contains__(self, code: object) -> bool:
         return code in self.nodes
-
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """The codes without a parent."""
-        return tuple(code for code, node in self.nodes.items() if node.parent is None)
 
     def children(self, code: str) -> tuple[str, ...]:
         """The codes right below a code, in file order."""

@@ -4,9 +4,13 @@ import contextlib
 import csv
 import sqlite3
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import openpyxl
+from openpyxl.utils.exceptions import InvalidFileException
 
 from biomistral.codes.hierarchy import Hierarchy, Node, Placed
 from biomistral.errors import UserError
@@ -82,38 +86,36 @@ def read_spreadsheet(vocabulary: str, path: Path) -> Hierarchy:
 
 def _spreadsheet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """Code, long description and place of every row of the first sheet."""
-    for number, row in enumerate(_cells(path), 1):
-        if number == 1:
-            header = [str(cell or "").strip().upper() for cell in row]
-            codes = [index for index, title in enumerate(header) if title in ("DIAGNOSIS CODE", "PROCEDURE CODE")]
-            if not codes or "LONG DESCRIPTION" not in header:
-                raise UserError(f"{path}: row 1: the columns are {header}; 'DIAGNOSIS CODE' (or 'PROCEDURE CODE') and "
-                                "'LONG DESCRIPTION' were expected")
-            at_code, at_name = codes[0], header.index("LONG DESCRIPTION")
-        elif any(cell is not None for cell in row):
-            where = f"{path}: row {number}"
-            code, name = row[at_code], row[at_name] if at_name < len(row) else None
-            if not isinstance(code, str) or len(code.strip()) < 2:
-                raise UserError(f"{where}: the code is {code!r}; text was expected (a number has lost its leading zeros)")
-            if not isinstance(name, str) or not name.strip():
-                raise UserError(f"{where}: code {code} has no long description")
-            yield code.strip(), " ".join(name.split()), where
+    rows = _cells(path)
+    header = [str(cell or "").strip().upper() for cell in rows[0]] if rows else []
+    codes = [index for index, title in enumerate(header) if title in ("DIAGNOSIS CODE", "PROCEDURE CODE")]
+    if not codes or "LONG DESCRIPTION" not in header:
+        raise UserError(f"{path}: row 1: the columns are {header}; 'DIAGNOSIS CODE' (or 'PROCEDURE CODE') and "
+                        "'LONG DESCRIPTION' were expected")
+    for number, row in enumerate(rows[1:], 2):
+        if all(cell is None for cell in row):
+            continue
+        where = f"{path}: row {number}"
+        code, name = (row[index] if index < len(row) else None for index in (codes[0], header.index("LONG DESCRIPTION")))
+        if not isinstance(code, str) or len(code.strip()) < 2:
+            raise UserError(f"{where}: the code is {code!r}; text was expected (a number has lost its leading zeros)")
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{where}: code {code} has no long description")
+        yield code.strip(), " ".join(name.split()), where
 
 
-def _cells(path: Path) -> Iterator[tuple[Any, ...]]:
-    import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
-
+def _cells(path: Path) -> list[tuple[Any, ...]]:
+    """The first sheet, all of it: CMS' list has 14,568 rows."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _MAX_SPREADSHEET_BYTES:
             raise UserError(f"{path}: unpacks to {size / 1e6:.0f} MB, far more than a list of codes needs; refused")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, InvalidFileException) as error:
+        with contextlib.closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book:
+            return [row for sheet in book.worksheets[:1] for row in sheet.iter_rows(values_only=True)]
+    except (zipfile.BadZipFile, zlib.error, KeyError, SyntaxError, InvalidFileException, OSError) as error:
+        # malformed XML is a SyntaxError, a zip without a workbook an OSError
         raise UserError(f"{path}: not a readable .xlsx file ({error})") from error
-    with contextlib.closing(book):
-        yield from book.worksheets[0].iter_rows(values_only=True)
 
 
 def read_pcs_database(vocabulary: str, path: Path) -> Hierarchy:

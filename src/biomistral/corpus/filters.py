@@ -14,7 +14,10 @@ REPEATED_WORDS = 10
 Reason = tuple[str, str] | None
 """(reason, detail), or None to keep the document."""
 
-_REFERENCE = re.compile(r"^\s*(?:\[\d+\]|\d{1,3}[.)])\s.*\b(?:19|20)\d\d\b|\bdoi:|\bet al\b.*\b(?:19|20)\d\d[;:,]", re.IGNORECASE)
+_NO_LETTERS = re.compile(r"[\W\d_]+")
+_NUMBERED = re.compile(r"\s*(?:\[\d+\]|\d{1,3}[.)])\s")
+_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
+_LONGEST_REFERENCE = 600
 
 
 def too_short(text: str, words: Words, min_words: int) -> Reason:
@@ -24,22 +27,28 @@ def too_short(text: str, words: Words, min_words: int) -> Reason:
 
 def not_prose(text: str) -> Reason:
     """Fewer than half of its characters, spaces aside, are letters: mostly digits, tables of numbers or symbols."""
-    visible = [character for character in text if not character.isspace()]
-    share = sum(map(str.isalpha, visible)) / max(1, len(visible))
+    visible = len("".join(text.split()))
+    share = len(_NO_LETTERS.sub("", text)) / max(1, visible)
     return ("not_prose", f"{share:.2f} of the characters are letters") if share < MIN_LETTERS else None
 
 
 def references(text: str) -> Reason:
     """More than half of its lines are entries of a reference list."""
     lines = [line for line in text.splitlines() if line.strip()]
-    share = sum(_REFERENCE.search(line) is not None for line in lines) / max(1, len(lines))
+    share = sum(map(_is_reference, lines)) / max(1, len(lines))
     return ("references", f"{share:.2f} of the lines are references") if share > MAX_REFERENCE_LINES else None
+
+
+def _is_reference(line: str) -> bool:
+    """Short, with a year, and numbered, with a DOI or with "et al."."""
+    marked = len(line) <= _LONGEST_REFERENCE and ("doi" in line or "et al" in line or _NUMBERED.match(line) is not None)
+    return marked and _YEAR.search(line) is not None
 
 
 def repetitive(words: Words, max_repetition: float) -> Reason:
     """Too many of its 10-word sequences occur more than once."""
-    grams = ngrams(words.hashes, REPEATED_WORDS)
-    share = 1 - len(np.unique(grams)) / max(1, len(grams))
+    grams = np.sort(ngrams(words.hashes, REPEATED_WORDS))
+    share = float((grams[1:] == grams[:-1]).sum()) / max(1, len(grams))
     return ("repetitive", f"{share:.2f} of the 10-word sequences repeat others") if share > max_repetition else None
 
 

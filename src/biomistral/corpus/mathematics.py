@@ -29,7 +29,8 @@ def _mathml(element: Any, depth: int) -> str:
         return " "
     if depth > _BOUND:
         return "".join(element.itertext())
-    parts = [_mathml(child, depth + 1).strip() for child in element if isinstance(child.tag, str)]
+    pieces = [_mathml(child, depth + 1) for child in element if isinstance(child.tag, str)]
+    parts = [piece.strip() for piece in pieces]
     if not parts:
         text = (element.text or "").strip()
         return f" {text} " if name == "mo" and len(text) == 1 and text in "=<>≤≥≈±×→∈+−" else text
@@ -45,7 +46,7 @@ def _mathml(element: Any, depth: int) -> str:
         return f"sqrt({''.join(parts)})"
     if name == "mtr":
         return " | ".join(parts)
-    return ("; " if name == "mtable" else "").join(_mathml(child, depth + 1) for child in element if isinstance(child.tag, str))
+    return ("; " if name == "mtable" else "").join(pieces)
 
 
 def _grouped(text: str) -> str:

@@ -17,7 +17,7 @@ class SourceSettings(Settings):
     name: str | None = Field(None, description="name in the documents' 'source' column; default: from the input")
     licence: str | None = Field(None, description="licence of records or code lists that do not state their own")
     vocabulary: str | None = Field(None, description="codes: the vocabulary, e.g. ICD10CM")
-    only: Input | None = Field(None, description="codes: a benchmark folder whose taught.json names the categories to write about")
+    only: Input | None = Field(None, description="codes: a benchmark folder; only the categories its taught.json names")
     repeat: int = Field(4, ge=1, le=64, description="codes: how often each fact is told, each time in another wording and order")
     max_tokens: int | None = Field(None, ge=1, description="most tokens taken from this source")
     share: float | None = Field(None, gt=0, le=1, description="most of the corpus' max_tokens this source may fill")
@@ -65,7 +65,8 @@ class CorpusSettings(StageSettings):
     decontaminate_ngram: int = Field(13, ge=4, le=50, description="words of overlap that count as contamination")
     decontaminate_shortest: int = Field(
         6, ge=2, description="shorter parts are looked for as a whole, down to this many words")
-    decontaminate_policy: Literal["drop", "cut"] = Field("drop", description="drop the document, or cut its paragraphs that match")
+    decontaminate_policy: Literal["drop", "cut"] = Field(
+        "drop", description="drop the document, or cut its paragraphs that match")
 
     max_tokens: int | None = Field(
         None, ge=1, description="token budget: code articles first, then all other languages, then English until it is full")
@@ -74,7 +75,8 @@ class CorpusSettings(StageSettings):
     piece_words: int | None = Field(1000, ge=1, description="most words a piece; null: whole documents")
     bos: Literal["auto", "always", "never"] = Field(
         "auto", description="BOS before each piece; auto: if the tokenizer itself adds it to a text")
-    eos: Literal["piece", "document", "never"] = Field("piece", description="EOS after each piece, or only after a document's last")
+    eos: Literal["piece", "document", "never"] = Field(
+        "piece", description="EOS after each piece, or only after a document's last")
 
     @field_validator("sources", mode="before")
     @classmethod

@@ -6,12 +6,13 @@ All is numpy arithmetic on code points: no Python loop over words, whose 5-word 
 
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Hashes = npt.NDArray[np.uint64]
-Offsets = npt.NDArray[np.int64]
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+Offsets: TypeAlias = npt.NDArray[np.int64]
 
 _LETTER_BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2**64
 _WORD_BASE = 0xD1342543DE82EF95
@@ -21,13 +22,13 @@ _MASK = (1 << 64) - 1
 @cache
 def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
     """Per code point: its folded letter (0 if it is no part of a word), and whether it is a word by itself."""
-    fold = np.zeros(0x30000, np.uint32)
+    fold: npt.NDArray[np.uint32] = np.zeros(0x30000, np.uint32)
     for code in range(len(fold)):
         character = chr(code)
         if character.isalnum():
             lower = character.lower()
             fold[code] = ord(lower) if len(lower) == 1 else code
-    ideograph = np.zeros(len(fold), np.bool_)
+    ideograph: npt.NDArray[np.bool_] = np.zeros(len(fold), np.bool_)
     for low, high in ((0x2E80, 0x2FE0), (0x3040, 0x3100), (0x3400, 0xA000), (0xF900, 0xFB00), (0x20000, 0x30000)):
         ideograph[low:high] = fold[low:high] > 0
     return fold, ideograph
@@ -35,7 +36,7 @@ def _tables() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
 
 def _powers(base: int, count: int) -> Hashes:
     """base**0 ... base**(count-1) modulo 2**64."""
-    powers = np.full(count, base, np.uint64)
+    powers: Hashes = np.full(count, base, np.uint64)
     powers[:1] = 1
     return np.multiply.accumulate(powers)
 
@@ -63,13 +64,13 @@ def words_of(text: str) -> Words:
     before = np.concatenate(([False], inside[:-1] & ~alone[:-1]))
     after = np.concatenate((inside[1:] & ~alone[1:], [False]))
     starts = np.flatnonzero(inside & (alone | ~before))
-    ends = np.flatnonzero(inside & (alone | ~after)) + 1
+    ends: Offsets = np.flatnonzero(inside & (alone | ~after)) + 1
     return Words(_spans(letters.astype(np.uint64), starts, ends, _LETTER_BASE), starts, ends)
 
 
 def ngrams(words: Hashes, size: int) -> Hashes:
     """Hash of every run of ``size`` words, shape ``(words - size + 1,)``; empty if there are fewer words."""
-    starts = np.arange(max(0, len(words) - size + 1), dtype=np.int64)
+    starts: Offsets = np.arange(max(0, len(words) - size + 1), dtype=np.int64)
     return _spans(words, starts, starts + size, _WORD_BASE)
 
 
@@ -79,7 +80,7 @@ def _spans(values: Hashes, starts: Offsets, ends: Offsets, base: int) -> Hashes:
     The prefix sum weighs position i by base**i; dividing by base**start makes the hash free of where the span lies.
     The length enters the mix, and so do all bits: a polynomial modulo a power of two is weak in its low bits.
     """
-    prefix = np.zeros(len(values) + 1, np.uint64)
+    prefix: Hashes = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * _powers(base, len(values)), out=prefix[1:])
     inverse = _powers(pow(base, -1, 1 << 64), len(values) + 1)
     hashes = (prefix[ends] - prefix[starts]) * inverse[starts] + (ends - starts).astype(np.uint64)

@@ -96,7 +96,8 @@ def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, s
     for split in ("dev", "train", "validation"):
         found = [question for question in questions if question.task == task and question.split == split != asked_split]
         found = [question for question in found if question.language == "en"] or found
-        pool = pool if len(pool) >= protocol.shots else found
+        if len(pool) < protocol.shots and len(found) > len(pool):
+            pool = found
     if len(pool) < protocol.shots:
         raise UserError(f"task '{task}': {protocol.name} needs {protocol.shots} shots from its dev, train or validation "
                         f"split, which has {len(pool)}; add shots to the benchmark or choose a 0-shot protocol")

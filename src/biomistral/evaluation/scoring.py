@@ -109,7 +109,8 @@ def score_cloze(engine: Engine, prefix: Prefix, items: Sequence[Item]) -> list[C
     sums = [[float(first[index, option[0]]) for option in item.options] for index, item in enumerate(items)]
     longer = [(index, place) for index, item in enumerate(items) for place, option in enumerate(item.options) if len(option) > 1]
     options = [items[index].options[place] for index, place in longer]
-    for batch in batches([len(option) - 1 for option in options], engine.max_batch_tokens):
+    # half a batch at a time: logits are read at every token here, and those of 1,024 tokens would take 100 to 300 MB
+    for batch in batches([len(option) - 1 for option in options], engine.max_batch_tokens // 2):
         logprobs = engine.continuation_logprobs(prefix, cache, [len(stem) for stem in stems],
                                                 [longer[row][0] for row in batch], [options[row] for row in batch])
         for row, values in zip(batch, logprobs, strict=True):

@@ -26,7 +26,7 @@ class Int4:
 
     @property
     def group_size(self) -> int:
-        return self.levels.shape[1] // self.scales.shape[1]
+        return int(self.levels.shape[1] // self.scales.shape[1])
 
     def dequantized(self) -> Tensor:
         """The float32 matrix (N, K) that the levels stand for: (q - z) * s."""

@@ -1,5 +1,6 @@
 """Load a model or a tokenizer from a local folder: safetensors only, no remote code, no network."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from error
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the tokenizer's JSON (vocabulary, merges, normaliser), without its passing state of padding and truncation.
+
+    Two folders with the same digest give the same ids for the same text: a packed corpus names its tokenizer by it.
+
+    Raises:
+        UserError: the tokenizer is not backed by the tokenizers library, so it has no such JSON.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no fast form (tokenizer.json); convert it first")
+    data = json.loads(backend.to_str())
+    text = json.dumps({**data, "padding": None, "truncation": None}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> PreTrainedModel:
     """Load a causal language model in evaluation mode, in ``dtype`` (None: as stored).
 
@@ -128,4 +145,4 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
 
 def num_parameters(model: PreTrainedModel) -> int:
     """Parameters of the model, tied ones counted once, 4-bit weights as weights."""
-    return sum(parameter.numel() for parameter in model.parameters()) + num_quantized(model)
+    return int(sum(parameter.numel() for parameter in model.parameters())) + num_quantized(model)

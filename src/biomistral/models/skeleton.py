@@ -37,8 +37,8 @@ class Weights:
         return found
 
 
-def build(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of ``config.json`` in evaluation mode, parameters on the meta device, buffers computed.
+def build(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
+    """The model of ``config.json`` in evaluation mode, parameters on the meta device, buffers computed on ``device``.
 
     Raises:
         UserError: the architecture is unknown, or has buffers that only a full load can fill.
@@ -55,7 +55,7 @@ def build(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         if not hasattr(module, "rope_type"):
             raise UserError(f"{folder}: {model.config.model_type} keeps a buffer in '{name}' that cannot be built without "
                             "loading the model; this architecture is not supported here")
-        model.set_submodule(name, type(module)(config=module.config))
+        model.set_submodule(name, type(module)(config=module.config).to(device))
     return model.eval()
 
 

@@ -30,36 +30,81 @@ def check_structure(layer: nn.Module, family: str) -> None:
     Raises:
         UserError: the decoder layer is not made of the parts that the mappings name.
     """
-    linears = {name for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
+    parts = dict(layer.named_modules())
+    linears = {name for name, module in parts.items() if isinstance(module, nn.Linear)}
     missing = [name for name in LINEARS if name not in linears]
     extra = sorted(linears - set(LINEARS))
-    parts = dict(layer.named_modules())
     missing += [mapping.previous for mapping in (ATTENTION, MLP) if mapping.previous not in parts]
+    missing += ["self_attn.head_dim"] if not hasattr(parts.get("self_attn"), "head_dim") else []
     if missing or extra:
         what = f"its decoder layers have no '{missing[0]}'" if missing else f"its decoder layers also hold '{extra[0]}'"
         raise UserError(f"architecture '{family}' cannot be quantised: {what}; supported are models with the layers of "
                         "Llama, Mistral or Qwen2")
 
 
-def mappings_of(layer: nn.Module) -> tuple[Mapping, ...]:
-    """The mappings whose scales can be moved: v -> o only if every value channel feeds one input of o (no grouped queries)."""
+def copies_of(layer: nn.Module) -> int:
+    """How many query heads read each value head (1 without grouped-query attention)."""
     value, output = layer.get_submodule("self_attn.v_proj"), layer.get_submodule("self_attn.o_proj")
-    return tuple(mapping for mapping in INPUTS if mapping is not OUTPUT or value.out_features == output.in_features)
+    return int(output.in_features // value.out_features)
 
 
-def fold(layer: nn.Module, mapping: Mapping, scales: Tensor) -> Tensor:
+def shared_mean(layer: nn.Module, mapping: Mapping, mean: Tensor) -> Tensor:
+    """Means (K,) made equal for the inputs of o that one value channel feeds, so that their scales are equal too."""
+    if mapping is not OUTPUT:
+        return mean
+    copies = mean.view(-1, copies_of(layer), _head_dim(layer))
+    return copies.mean(1, keepdim=True).expand_as(copies).flatten()
+
+
+def _head_dim(layer: nn.Module) -> int:
+    return int(layer.get_submodule("self_attn").head_dim)
+
+
+def fold(layer: nn.Module, mapping: Mapping, scales: Tensor, stored: torch.dtype) -> Tensor:
     """Move scales (K,) from the previous operation into its consumers, in place; returns the scales as moved.
 
-    A norm's new weight is first rounded to bfloat16 or float16 if its model is stored so, and the scales follow the
-    rounded weight: then storing it loses nothing.
+    A norm's new weight is rounded to ``stored``, the dtype it is written in, and the scales follow the rounded weight:
+    then writing it loses nothing.
     """
     previous = layer.get_submodule(mapping.previous)
-    if not isinstance(previous, nn.Linear):
-        scales = _storable(previous.weight, scales)
     with torch.no_grad():
-        previous.weight.div_(scales[:, None] if previous.weight.ndim == 2 else scales)
+        if isinstance(previous, nn.Linear):
+            channels = scales.view(-1, copies_of(layer), _head_dim(layer))[:, 0].flatten() if mapping is OUTPUT else scales
+            previous.weight.div_(channels[:, None])
+        else:
+            channels = scales = _move_into_norm(previous, scales, stored)
         if getattr(previous, "bias", None) is not None:
-            previous.bias.div_(scales)
+            previous.bias.div_(channels)
         for name in mapping.consumers:
             layer.get_submodule(name).weight.mul_(scales)
     return scales
+
+
+def _move_into_norm(norm: nn.Module, scales: Tensor, stored: torch.dtype) -> Tensor:
+    weight = norm.get_parameter("weight")
+    divided = (weight / scales).to(stored).to(weight.dtype)
+    exact = torch.where((weight == 0) | (divided == 0), 1.0, weight / divided)
+    weight.copy_(torch.where(divided == 0, weight, divided))
+    return exact
+
+
+def prove(layer: nn.Module, call: dict[str, object], hidden: Tensor, family: str) -> None:
+    """Show on random float64 input (1, T, hidden) that moving scales leaves the layer's function as it was.
+
+    The layer must be in float64; its weights are changed. Norms compute in float32 inside, hence the tolerance.
+
+    Raises:
+        UserError: the function changed: the mappings do not hold for this architecture.
+    """
+    with torch.inference_mode():
+        before = layer(hidden, **call)
+        generator = torch.Generator().manual_seed(0)
+        for mapping in INPUTS:
+            inputs = layer.get_submodule(mapping.consumers[0]).in_features
+            scales = torch.rand(inputs, generator=generator, dtype=torch.float64) * 1.5 + 0.5
+            fold(layer, mapping, shared_mean(layer, mapping, scales.to(hidden.device)), torch.float64)
+        after = layer(hidden, **call)
+    change = float((after - before).norm() / (before - hidden).norm())
+    if not change < 1e-5:
+        raise UserError(f"architecture '{family}' cannot be quantised with awq: moving scales between its operations "
+                        f"changes a decoder layer's output by {change:.1e}; use --method rtn")

@@ -16,6 +16,7 @@ from biomistral.reporting.results import Run
 
 _SERIES = 8
 _MOST_POINTS = 600
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ def _text(value: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """``43.2 %`` of a fraction, ``-`` of nothing."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    """``43.2 %`` of a fraction (with a space that does not break), a dash of nothing."""
+    return "–" if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def accuracy_chart(board: Sequence[Run], number: int) -> Chart:
     """Accuracy with its 95 % interval: one line a model, one mark for all questions and one for each group."""
-    groups = list(board[0].summary.groups)
+    groups = board[0].group_names
     scopes = ["all questions", *groups]
     step = 0.7 / len(scopes)
     traces, rows = [], [[run.model.name] for run in board]
@@ -60,22 +61,22 @@ def accuracy_chart(board: Sequence[Run], number: int) -> Chart:
             "error_x": {"type": "data", "symmetric": False, "thickness": 1.6, "width": 4, "color": _colour(place),
                         "array": [100 * (score.interval[1] - score.accuracy) for score in scores],
                         "arrayminus": [100 * (score.accuracy - score.interval[0]) for score in scores]},
-            "marker": {"size": 9, "symbol": ["circle", "diamond", "square", "triangle-up", "cross"][place % 5], "color": _colour(place)},
+            "marker": {"size": 9, "symbol": _SYMBOLS[place % len(_SYMBOLS)], "color": _colour(place)},
             "customdata": [_text(run.model.name) for run in board], "hovertemplate": "%{customdata}: %{x:.1f} %"})
     chance = 100 * board[0].chance
+    traces.append({"type": "scatter", "mode": "lines", "name": f"guessing, {chance:.0f} %", "hoverinfo": "skip",
+                   "x": [chance, chance], "y": [-0.5, len(board) - 0.5],
+                   "line": {"dash": "dot", "width": 1.5, "color": "var(--muted)"}})
     layout = {
-        "height": 110 + 26 * len(scopes) * len(board),
+        "height": 150 + 22 * len(scopes) * len(board),
         "xaxis": {"title": {"text": "accuracy, %"}, "rangemode": "tozero"},
         "yaxis": {"tickvals": list(range(len(board))), "ticktext": [_text(run.model.name) for run in board],
-                  "range": [len(board) - 0.5, -0.5], "automargin": True, "showgrid": False},
-        "shapes": [{"type": "line", "x0": chance, "x1": chance, "yref": "paper", "y0": 0, "y1": 1,
-                    "line": {"dash": "dot", "width": 1.5, "color": "var(--muted)"}}],
-        "annotations": [{"x": chance, "yref": "paper", "y": 1, "yanchor": "bottom", "showarrow": False,
-                         "text": f"guessing {chance:.0f} %"}]}
+                  "range": [len(board) - 0.5, -0.5], "automargin": True, "showgrid": False}}
     columns = ["Model", *(text for scope in scopes for text in (scope, f"{scope}, 95 % interval"))]
     described = (f"Accuracy of {len(board)} models under {board[0].protocol} with 95 % intervals; guessing would give "
                  f"{chance:.1f} %.")
-    return Chart(f"accuracy-{number}", "Accuracy with 95 % intervals", described, {"data": traces, "layout": layout}, columns, rows)
+    figure = {"data": traces, "layout": layout}
+    return Chart(f"accuracy-{number}", "Accuracy with 95 % intervals", described, figure, columns, rows)
 
 
 def reliability_chart(board: Sequence[Run], number: int, shown: set[str]) -> Chart | None:
@@ -89,16 +90,17 @@ def reliability_chart(board: Sequence[Run], number: int, shown: set[str]) -> Cha
             continue
         most = max(part.count for part in bins)
         traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": _text(run.model.name), "line": {"color": _colour(index), "width": 2},
-            "visible": True if run.model.name in shown else "legendonly", "x": [100 * (part.confidence or 0) for part in bins],
-            "y": [100 * (part.accuracy or 0) for part in bins], "customdata": [part.count for part in bins],
+            "type": "scatter", "mode": "lines+markers", "name": _text(run.model.name),
+            "visible": True if run.model.name in shown else "legendonly", "line": {"color": _colour(index), "width": 2},
+            "x": [100 * (part.confidence or 0) for part in bins], "y": [100 * (part.accuracy or 0) for part in bins],
+            "customdata": [part.count for part in bins],
             "marker": {"color": _colour(index), "size": [5 + 11 * math.sqrt(part.count / most) for part in bins]},
             "hovertemplate": "confidence %{x:.1f} %, right %{y:.1f} %, %{customdata} answers"})
-        rows += [[run.model.name, f"{100 * part.low:.0f} to {100 * part.high:.0f} %", f"{part.count:,}", percent(part.confidence),
-                  percent(part.accuracy)] for part in bins]
+        rows += [[run.model.name, f"{100 * part.low:.0f} to {100 * part.high:.0f} %", f"{part.count:,}",
+                  percent(part.confidence), percent(part.accuracy)] for part in bins]
     if not rows:
         return None
-    layout = {"height": 420, "xaxis": {"title": {"text": "confidence, %"}, "range": [0, 100]},
+    layout = {"height": 460, "xaxis": {"title": {"text": "confidence, %"}, "range": [0, 100]},
               "yaxis": {"title": {"text": "right, %"}, "range": [0, 100]}}
     described = ("How often answers given with a certain confidence are right. On the dotted line confidence can be taken at "
                  "its word; below it the model is too sure of itself. Larger marks stand for more answers.")
@@ -123,9 +125,12 @@ def loss_chart(curves: Mapping[str, Path]) -> Chart:
                            "name": _text(f"{name}, {what}"), "x": [step for step, _ in thin], "y": [loss for _, loss in thin],
                            "line": {**style, "color": _colour(index)}, "marker": {"size": 7, "color": _colour(index)}})
             first, last = min(values), max(values)
-            rows.append([name, what, f"{len(values):,}", f"{values[first]:.3f}", f"{values[last]:.3f}", f"{min(values.values()):.3f}"])
-    layout = {"height": 380, "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"}, "yaxis": {"title": {"text": "loss, nats per token"}}}
-    described = f"Loss per token during training. Curves of more than {_MOST_POINTS} steps are drawn as means of neighbouring steps."
+            numbers = (values[first], values[last], min(values.values()))
+            rows.append([name, what, f"{len(values):,}", *(f"{number:.3f}" for number in numbers)])
+    layout = {"height": 400, "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+              "yaxis": {"title": {"text": "loss, nats per token"}}}
+    described = (f"Loss per token during training. Curves of more than {_MOST_POINTS} steps are drawn as means of "
+                 "neighbouring steps.")
     return Chart("loss", "Loss during training", described, {"data": traces, "layout": layout},
                  ["Model", "Loss", "Measurements", "First", "Last", "Lowest"], rows)
 

@@ -99,7 +99,7 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
 def scopes(run: Run) -> list[tuple[str, str]]:
     """What a run can be compared over: all questions, then each group, then each task where there are several."""
     tasks = list(run.summary.tasks)
-    return [("overall", "overall"), *(("group", name) for name in run.summary.groups),
+    return [("overall", "overall"), *(("group", name) for name in run.group_names),
             *(("task", name) for name in tasks if len(tasks) > 1)]
 
 
@@ -126,6 +126,7 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
                       f"  {'':24} {'n':>6} {'first':>7} {'second':>7} {'difference':>11}  {'95 % interval':17} {'p (exact)':>9}"]
         interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
         mark = "" if row["low"] <= 0 <= row["high"] else "  better" if row["low"] > 0 else "  worse"
-        lines.append(f"  {row['scope'][:24]:24} {row['n']:6,} {100 * row['baseline_accuracy']:6.1f}% {100 * row['accuracy']:6.1f}% "
-                     f"{100 * row['difference']:+11.1f}  {interval:17} {row['p']:9.2g}{mark}")
+        accuracies = f"{100 * row['baseline_accuracy']:6.1f}% {100 * row['accuracy']:6.1f}%"
+        lines.append(f"  {row['scope'][:24]:24} {row['n']:6,} {accuracies} {100 * row['difference']:+11.1f}  {interval:17} "
+                     f"{row['p']:9.2g}{mark}")
     return "\n".join(lines)

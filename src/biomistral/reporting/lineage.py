@@ -181,8 +181,8 @@ def _tree(node: Node, indent: str, seen: set[str]) -> list[str]:
 def _articles(corpus: Node) -> list[str]:
     rows = documents(corpus)
     if rows is None:
-        return [f"the articles of corpus {corpus.key[:12]} were listed in {corpus.path / 'documents.parquet'}, "
-                "which is no longer there"]
+        place = corpus.path / "documents.parquet"
+        return [f"the articles of corpus {corpus.key[:12]} were listed in {place}, which is no longer there"]
     tally = Counter(row["licence"] or "unstated" for row in rows)
     return [f"{len(rows)} articles of corpus {corpus.key[:12]} ({licence_words(dict(tally))}):",
             *(f"  {row['id']}\t{row['licence'] or 'unstated'}\t{row['title']}" for row in rows)]

@@ -4,18 +4,21 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import canonical_hash
 
+Labels: TypeAlias = NDArray[np.object_]
+Scores: TypeAlias = NDArray[np.float64]
 _TOLERANCE = 1e-6
 _QUESTION = ("task", "language", "question", "group", "answer", "options")
 _COLUMNS = ("model", "protocol", *_QUESTION, "shot_set", "right")
@@ -108,9 +111,9 @@ class Run:
     benchmark: BenchmarkInfo
     protocol: str
     summary: Protocol
-    tasks: np.ndarray
-    groups: np.ndarray
-    scores: np.ndarray
+    tasks: Labels
+    groups: Labels
+    scores: Scores
     shot_sets: int
     chance: float
     questions: str
@@ -122,11 +125,18 @@ class Run:
         return (self.benchmark.name, self.benchmark.key, self.benchmark.split, self.benchmark.limit, self.protocol,
                 self.summary.definition_hash, self.questions)
 
-    def scope(self, kind: str, name: str) -> np.ndarray:
+    @property
+    def group_names(self) -> list[str]:
+        """The groups of questions, what was taught first."""
+        return sorted(self.summary.groups, key=lambda name: name != "taught")
+
+    def scope(self, kind: str, name: str) -> Scores:
         """The scores of the questions of one task or group, or of all: kind ``task``, ``group`` or ``overall``."""
         if kind == "overall":
             return self.scores
-        return np.asarray(self.scores[(self.tasks if kind == "task" else self.groups) == name])
+        labels = self.tasks if kind == "task" else self.groups
+        chosen: Scores = self.scores[np.flatnonzero(labels == name)]
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -231,8 +241,9 @@ def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Ru
                _strings(table["group"]), table["right_mean"].to_numpy(), shot_sets[0], chance, questions)
 
 
-def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(column.to_pylist(), dtype=object)
+def _strings(column: pa.ChunkedArray) -> Labels:
+    labels: Labels = np.array(column.to_pylist(), dtype=object)
+    return labels
 
 
 def _check(run: Run) -> None:

@@ -16,8 +16,8 @@ class ReportSettings(StageSettings):
 
     results: list[Input] = Field(min_length=1, description="results folders, one a model",
                                  json_schema_extra={"argument": True})
-    baseline: str = Field("", description="model that the paired differences refer to; default: that of the first results folder")
-    protocol: str = Field("", description="protocol whose finding and table come first; default: the first of the first results folder")
+    baseline: str = Field("", description="name of the model that the paired differences refer to; empty: the first one")
+    protocol: str = Field("", description="protocol whose finding and table come first; empty: the first one")
     title: str = Field("Leaderboard", min_length=1, description="title of the page")
     curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
     notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")

@@ -1,5 +1,6 @@
 """Write the leaderboard page: one HTML file, its numbers as JSON, and the chart library beside it. No network, ever."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -65,7 +66,9 @@ def _charts(results: Sequence[Results], views: Sequence[dict[str, Any]], protoco
 
 def _curves(work: Workspace, results: Sequence[Results], names: Sequence[str]) -> dict[str, Path]:
     """Each curve's folder under the name of the evaluated model that it is, else its kind and key."""
-    evaluated = {result.model.key: result.model.name for result in results}
+    evaluated: dict[str, str] = {}
+    for result in results:
+        evaluated.setdefault(result.model.key, result.model.name)
     curves: dict[str, Path] = {}
     for name in dict.fromkeys(names):
         folder = work.locate(name)
@@ -87,12 +90,19 @@ def _write_assets(folder: Path) -> None:
 
 def points(value: float) -> str:
     """``+2.1``, ``−0.3`` of a difference of fractions: points, with a true minus sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def p_words(p: float) -> str:
     """``p = 0.03``, ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def decimals(value: float | None, digits: int) -> str:
+    """A number with so many digits, a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def finding_words(board: dict[str, Any]) -> str:
@@ -100,16 +110,18 @@ def finding_words(board: dict[str, Any]) -> str:
     found = board["finding"]
     main = found["main"]
     scope = "" if found["scope"] == "overall" else f"{found['scope']} "
-    return (f"{found['model']} answers {percent(main['accuracy'])} of the {main['n']:,} {scope}questions ({board['protocol']}), "
+    text = (f"{found['model']} answers {percent(main['accuracy'])} of the {main['n']:,} {scope}questions ({board['protocol']}), "
             f"{found['baseline']} {percent(main['baseline_accuracy'])}: {points(main['difference'])} points "
             f"[{points(main['low'])}, {points(main['high'])}], {p_words(main['p_holm'])}")
+    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def render(view: dict[str, Any], charts: Sequence[Sequence[Chart]], loss: Chart | None) -> str:
     """The page as HTML; every value is escaped, figures are JSON in which no tag can end."""
     environment = Environment(loader=PackageLoader("biomistral.reporting"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "points": points, "p_words": p_words}
+    environment.filters |= {"percent": percent, "points": points, "p_words": p_words, "decimals": decimals,
+                            "json": lambda value: json.dumps(value, ensure_ascii=False)}
     style = resources.files("biomistral.reporting").joinpath("templates/style.css").read_text(encoding="utf-8")
     return environment.get_template("index.html.j2").render(view, charts=charts, loss=loss, style=Markup(style),
                                                              version=__version__)

@@ -1,6 +1,7 @@
 """What the page says, as plain data: the same that ``results.json`` beside it holds. No HTML here."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -11,6 +12,13 @@ from biomistral.reporting.compare import Difference, against, boards, not_beaten
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
 from biomistral.reporting.results import Results, Run
 
+Differences = dict[tuple[str, str], dict[str, Difference]]
+"""By (kind, name) of the questions compared over, then by model."""
+
+_OVERALL = ("overall", "overall")
+PROTOCOL_WORDS = {
+    "letters": "Multiple choice, answered by letter", "medconceptsqa": "MedConceptsQA, answered by letter",
+    "cloze-sum": "Cloze: the likeliest answer text", "cloze-mean": "Cloze: the likeliest answer text per token"}
 LETTER_MASS_FOLLOWED = 0.5
 """Below this mean probability on the option letters a model did not follow the prompt (SPEC section 3)."""
 
@@ -20,56 +28,77 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
     runs = sorted(board, key=lambda run: (-run.summary.overall.accuracy, run.model.name))
     baseline = next((run for run in board if run.model.name == baseline_name), None)
     first = board[0]
-    groups, tasks = list(first.summary.groups), list(first.summary.tasks)
-    differences: dict[str, dict[str, Difference]] = {}
-    if baseline is not None:
-        for kind, scope in [("overall", "overall"), *(("group", name) for name in groups)]:
-            for name, difference in against(baseline, board, kind, scope, root).items():
-                differences.setdefault(name, {})[scope] = difference
+    groups, tasks = first.group_names, list(first.summary.tasks)
+    scopes = [_OVERALL, *(("group", name) for name in groups)]
+    differences = {scope: against(baseline, board, *scope, root) for scope in scopes} if baseline else {}
     leader, tied = not_beaten(board)
     return {
-        "benchmark": first.benchmark.model_dump(), "protocol": first.protocol, "definition": first.summary.definition,
+        "benchmark": first.benchmark.model_dump(), "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
+        "definition": first.summary.definition,
         "definition_hash": first.summary.definition_hash, "questions_hash": first.questions, "questions": len(first.scores),
         "shot_sets": first.shot_sets, "chance": first.chance, "groups": groups, "tasks": tasks if len(tasks) > 1 else [],
         "baseline": baseline.model.name if baseline else None, "leader": leader, "tied_with_leader": tied,
+        "scale": min(1.0, math.ceil(10 * max(run.summary.overall.interval[1] for run in runs)) / 10),
+        "has_letter_mass": any(run.summary.overall.letter_mass is not None for run in runs),
+        "has_calibration": any(run.summary.calibration is not None for run in runs),
         "finding": _finding(runs, baseline, differences),
-        "rows": [_row(run, run is baseline, differences.get(run.model.name, {}),
-                      run.model.name == leader and len(runs) > 1 and not tied) for run in runs]}
+        "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences)
+                 for run in runs]}
 
 
-def _row(run: Run, is_baseline: bool, differences: dict[str, Difference], is_best: bool) -> dict[str, Any]:
+def protocol_words(protocol: str) -> str:
+    """A protocol's name in words: ``letters-3shot`` -> ``Multiple choice, answered by letter, 3 examples``."""
+    family, _, shots = protocol.partition("-")
+    if protocol in PROTOCOL_WORDS or family not in PROTOCOL_WORDS or not shots.endswith("shot"):
+        return PROTOCOL_WORDS.get(protocol, protocol)
+    number = shots.removesuffix("shot")
+    return f"{PROTOCOL_WORDS[family]}, {'no examples' if number == '0' else f'{number} examples'}"
+
+
+def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -> dict[str, Any]:
     summary = run.summary
-    return {**run.model.model_dump(), "model": run.model.name, "is_baseline": is_baseline, "is_best": is_best,
-            "overall": summary.overall.model_dump(), "average": summary.average,
+    mine = {scope: _difference(found.get(run.model.name)) for scope, found in differences.items()}
+    return {**run.model.model_dump(), "model": run.model.name, "about": _about(run), "is_baseline": is_baseline,
+            "is_best": is_best, "overall": summary.overall.model_dump(), "average": summary.average,
             "groups": {name: score.model_dump() for name, score in summary.groups.items()},
             "tasks": {name: score.model_dump() for name, score in summary.tasks.items()},
-            "differences": {scope: _difference(value) for scope, value in differences.items()},
+            "difference": mine.get(_OVERALL), "group_differences": {name: mine.get(("group", name)) for name in summary.groups},
             "calibration": summary.calibration.model_dump() if summary.calibration else None,
             "degenerate": summary.degenerate.model_dump() if summary.degenerate else None,
             "seconds": summary.seconds, "questions_per_second": summary.questions_per_second, "warnings": _warnings(run)}
 
 
-def _difference(value: Difference) -> dict[str, Any]:
-    return {**asdict(value), "direction": value.direction, "significant": value.significant}
+def _about(run: Run) -> str:
+    """Size and precision in a few words: ``135 M, bfloat16, awq``."""
+    size, words = run.model.parameters, ""
+    if size is not None:
+        words = f"{size / 1e9:.1f} B" if size >= 1e9 else f"{size / 1e6:.0f} M" if size >= 1e6 else f"{size:,}"
+    return ", ".join(part for part in (words, run.model.dtype, run.model.quantization) if part)
 
 
-def _warnings(run: Run) -> list[str]:
+def _difference(value: Difference | None) -> dict[str, Any] | None:
+    return None if value is None else {**asdict(value), "direction": value.direction, "significant": value.significant}
+
+
+def _warnings(run: Run) -> list[dict[str, str]]:
     """What a reader must know before believing the row, in words."""
     found, summary = [], run.summary
     if summary.degenerate is not None:
         bad = summary.degenerate
-        found.append(f"Answers {bad.letter} to {100 * bad.share:.0f} % of the questions (always answering {bad.letter} scores "
-                     f"{100 * bad.score_of_always:.1f} %): this is a habit, not knowledge.")
+        found.append({"short": f"mostly answers {bad.letter}", "text": (
+            f"answers {bad.letter} to {100 * bad.share:.0f} % of the questions; always answering {bad.letter} would score "
+            f"{100 * bad.score_of_always:.1f} %. This is a habit, not knowledge.")})
     mass = summary.overall.letter_mass
     if mass is not None and mass < LETTER_MASS_FOLLOWED:
-        found.append(f"The option letters hold only {100 * mass:.0f} % of its probability: it did not follow the prompt.")
+        found.append({"short": "did not follow the prompt", "text": (
+            f"gives the option letters only {100 * mass:.0f} % of its probability: it did not follow the prompt.")})
     low, high = summary.overall.interval
     if low <= run.chance <= high:
-        found.append(f"Not shown to differ from guessing ({100 * run.chance:.0f} %).")
+        found.append({"short": "like guessing", "text": f"is not shown to differ from guessing ({100 * run.chance:.0f} %)."})
     return found
 
 
-def _finding(runs: Sequence[Run], baseline: Run | None, differences: dict[str, dict[str, Difference]]) -> dict[str, Any] | None:
+def _finding(runs: Sequence[Run], baseline: Run | None, differences: Differences) -> dict[str, Any] | None:
     """The board's finding: the best model against the baseline, on taught questions if the benchmark knows them.
 
     ``control`` is the same model on the other group: what was not taught should not have moved.
@@ -77,13 +106,11 @@ def _finding(runs: Sequence[Run], baseline: Run | None, differences: dict[str, d
     others = [run for run in runs if run is not baseline]
     if baseline is None or not others:
         return None
-    groups = list(baseline.summary.groups)
-    scope = "taught" if "taught" in groups else "overall"
-    best = max(others, key=lambda run: (differences[run.model.name][scope].accuracy, run.summary.overall.accuracy))
-    mine = differences[best.model.name]
-    return {"model": best.model.name, "baseline": baseline.model.name, "compared": len(others), "scope": scope,
-            "main": _difference(mine[scope]),
-            "control": _difference(mine["untaught"]) if scope == "taught" and "untaught" in mine else None}
+    scope = ("group", "taught") if "taught" in baseline.summary.groups else _OVERALL
+    best = max(others, key=lambda run: (differences[scope][run.model.name].accuracy, run.summary.overall.accuracy))
+    control = differences.get(("group", "untaught"), {}) if scope != _OVERALL else {}
+    return {"model": best.model.name, "baseline": baseline.model.name, "compared": len(others), "scope": scope[1],
+            "main": _difference(differences[scope][best.model.name]), "control": _difference(control.get(best.model.name))}
 
 
 def lineage_view(result: Results) -> dict[str, Any]:
@@ -132,4 +159,5 @@ def page_view(results: Sequence[Results], baseline: str, protocol: str, root: in
     runs = [run for result in results for run in result.runs.values()]
     tables = sorted(boards(runs), key=lambda board: board[0].protocol != protocol)
     return {"baseline": baseline, "boards": [board_view(board, baseline, root) for board in tables],
+            "several_benchmarks": len({board[0].board[:4] for board in tables}) > 1,
             "lineage": [lineage_view(result) for result in results], "published": published()}

@@ -21,7 +21,8 @@ def permutation(key: int, size: int) -> np.ndarray:
         value = (value ^ (value >> np.uint64(30))) * _MIX[1]
         value = (value ^ (value >> np.uint64(27))) * _MIX[2]
         value ^= value >> np.uint64(31)
-    return np.argsort(value, kind="stable")
+    order: np.ndarray = np.argsort(value, kind="stable")
+    return order
 
 
 @lru_cache(maxsize=2)

@@ -47,7 +47,7 @@ class LoraSettings(Settings):
     """Shape of the low-rank adapter (paper: r 16, alpha 16, dropout 0.05, on every linear layer of the decoder)."""
 
     rank: int = Field(16, gt=0, description="rank of the update")
-    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    alpha: int = Field(16, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.05, ge=0, lt=1, description="dropout of the adapter's input")
     targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
                                      min_length=1, description="names of the linear layers that get an adapter")

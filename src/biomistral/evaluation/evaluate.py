@@ -1,0 +1,109 @@
+"""The ``evaluate`` stage: ask, score, record every answer, resume where it was cut off, summarise."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biomistral.artifact import Workspace, input_key, write_json
+from biomistral.evaluation.answers import answer_rows
+from biomistral.evaluation.engine import Engine, batches
+from biomistral.evaluation.plan import Group, context_length, make_plan, read_benchmark
+from biomistral.evaluation.summary import Row, summarise, warnings
+from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device, read_config
+from biomistral.progress import bar, log
+from biomistral.recipe import canonical_hash
+from biomistral.records import ANSWER_SCHEMA, Question, read_rows, write_table
+
+BATCHES_A_PART = 8
+_FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
+
+
+def evaluate(work: Workspace) -> None:
+    """Write ``answers.parquet`` and ``results.json`` of one model on one benchmark (docs/formats.md, Results folder).
+
+    Raises:
+        UserError: the model, benchmark or protocols do not fit one another (before any weight is loaded), or the model
+            computes NaN.
+    """
+    settings, folder = work.settings, work.locate(work.settings.model)
+    place = work.locate(settings.benchmark)
+    config, tokenizer, questions = read_config(folder), load_tokenizer(folder), read_benchmark(place)
+    groups = make_plan(questions, settings, tokenizer, context_length(config))
+    name = settings.name or folder.absolute().name
+    device = pick_device(work.machine.device)
+    model = load_model(folder, pick_dtype(settings.dtype, device), device)
+    facts = {"name": name, "key": input_key(folder), "parameters": num_parameters(model),
+             "dtype": str(model.dtype).removeprefix("torch."),
+             "quantization": (config.get("quantization_config") or {}).get("quant_method")}
+
+    parts = list(_answer(work.path / "parts", groups, Engine(model, settings.max_batch_tokens), tokenizer, name))
+    rows = _in_order(parts, settings.protocols, questions)
+    write_table(work.path / "answers.parquet", rows, ANSWER_SCHEMA)
+    protocols = summarise(rows)
+    about = _about(place)
+    benchmark = {"name": about.get("name") or place.absolute().stem, "key": input_key(place), "split": settings.split,
+                 "limit": settings.limit or None}
+    found = warnings(name, protocols)
+    for warning in found:
+        log.warning(warning)
+    write_json(work.path / "results.json", {"model": facts, "benchmark": benchmark, "protocols": protocols, "warnings": found})
+    shutil.rmtree(work.path / "parts")
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    work.counts = {"answers": len(rows), "questions": len({row["question"] for row in rows}), "tasks": len(tasks)}
+    work.licences = {task: entry["licence"] for task, entry in about.get("tasks", {}).items()
+                     if task in tasks and entry.get("licence")}
+    work.facts = {"model": facts, "warnings": found}
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on processors that multiply it in hardware; elsewhere it is slower than float32."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(able.get(feature) for feature in _FAST_BFLOAT16) else torch.float32
+
+
+def _about(place: Path) -> dict[str, Any]:
+    file = place / "benchmark.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if place.is_dir() and file.is_file() else {}
+
+
+def _parts(batches_of_group: list[list[int]]) -> list[list[list[int]]]:
+    return [batches_of_group[start: start + BATCHES_A_PART] for start in range(0, len(batches_of_group), BATCHES_A_PART)]
+
+
+def _answer(folder: Path, groups: Sequence[Group], engine: Engine, tokenizer: Any, name: str) -> Iterator[Row]:
+    """Rows of all groups, part by part; a part that was written before a cut is read, not computed again.
+
+    Batches are a function of group, precision and device, which name the folder of the parts: what is resumed has the very
+    numbers it would have had.
+    """
+    folder /= canonical_hash([engine.device.type, str(engine.model.dtype), engine.max_batch_tokens])[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    with bar(f"evaluating {name}", sum(len(group.items) for group in groups)) as progress:
+        for group in groups:
+            rows = [item.prompt for item in group.items]
+            shared = engine.shared_length(rows)
+            prefix = None
+            costs = [engine.cost(len(item.prompt) - shared, shared) for item in group.items]
+            for part in _parts(batches(costs, engine.max_batch_tokens)):
+                file, number = folder / f"{number:06d}.parquet", number + 1
+                if not file.is_file():
+                    prefix = prefix or engine.prefix(rows[0][:shared])
+                    answers = (row for batch in part for row in answer_rows(engine, prefix, group, batch, tokenizer, name))
+                    write_table(file, answers, ANSWER_SCHEMA)
+                progress.advance(sum(map(len, part)))
+                yield from read_rows(file)
+
+
+def _in_order(rows: list[Row], protocols: Sequence[str], questions: Sequence[Question]) -> list[Row]:
+    """Rows by protocol as asked for, then by shot set, then as the questions stand in the benchmark."""
+    places = {question.id: number for number, question in enumerate(questions)}
+    return sorted(rows, key=lambda row: (protocols.index(row["protocol"]), row["shot_set"], places[row["question"]]))

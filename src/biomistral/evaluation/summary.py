@@ -1,0 +1,109 @@
+"""Summaries of answers: everything in ``results.json`` under ``protocols``, computed from the rows of ``answers.parquet``."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from biomistral.calibration import adaptive_ece, brier, ece, paper_ece_5, reliability_bins
+from biomistral.evaluation.prompts import PROTOCOLS
+from biomistral.recipe import canonical_hash
+from biomistral.records import LETTERS
+from biomistral.statistics import cluster_interval, spread
+
+DEGENERATE_SHARE = 0.9
+FOLLOWS_PROMPT_MASS = 0.5
+
+Row = dict[str, Any]
+
+
+def summarise(rows: Iterable[Row]) -> dict[str, Any]:
+    """Scores of each protocol by task, group and overall, from rows of ``records.ANSWER_SCHEMA``; in their order."""
+    by_protocol: dict[str, list[Row]] = {}
+    for row in rows:
+        by_protocol.setdefault(row["protocol"], []).append(row)
+    return {name: _summarise_protocol(name, found) for name, found in by_protocol.items()}
+
+
+def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
+    definition = PROTOCOLS[name].definition()
+    tasks = {task: score(found) for task, found in _split(rows, "task").items()}
+    overall, seconds = score(rows), sum(row["seconds"] for row in rows)
+    mass = overall["letter_mass"]
+    return {
+        "definition": definition, "definition_hash": canonical_hash(definition), "tasks": tasks,
+        "groups": {group: score(found) for group, found in _split(rows, "group").items() if group},
+        "overall": overall, "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
+        "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
+        "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
+        "calibration": calibration(rows), "seconds": seconds,
+        "questions_per_second": len(rows) / seconds if seconds else None,
+    }
+
+
+def _split(rows: Sequence[Row], field: str) -> dict[str, list[Row]]:
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        parts.setdefault(row[field], []).append(row)
+    return parts
+
+
+def score(rows: Sequence[Row]) -> dict[str, Any]:
+    """One SCORE: ``n`` questions, ``right`` the mean number right over the shot sets, accuracy with its 95 % interval
+    (clustered by question), population spread over the shot sets, and means of letter mass and open accuracy.
+    """
+    questions = [[row["right"] for row in found] for found in _split(rows, "question").values()]
+    sets = [float(np.mean([row["right"] for row in found])) for found in _split(rows, "shot_set").values()]
+    accuracy = float(np.mean([row["right"] for row in rows]))
+    return {"n": len(questions), "right": sum(row["right"] for row in rows) / len(sets), "accuracy": accuracy,
+            "interval": list(cluster_interval(questions)), "spread": spread(sets), "letter_mass": _mean(rows, "letter_mass"),
+            "open_accuracy": _mean(rows, "open_right")}
+
+
+def _mean(rows: Sequence[Row], field: str) -> float | None:
+    values = [row[field] for row in rows]
+    return None if None in values else float(np.mean(values))
+
+
+def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The letter a model answers whatever is asked, or None: it gives it in at least 90 % of its answers, or in most of
+    them and its accuracy is exactly the score of always giving it.
+
+    Equal scores alone would not do: of random answers to 300 questions, one in five equals some letter's score.
+    """
+    letter, times = min(Counter(row["chosen"] for row in rows).items(), key=lambda pair: (-pair[1], pair[0]))
+    share, always = times / len(rows), sum(row["answer"] == letter for row in rows)
+    same = always == sum(row["right"] for row in rows)
+    if share >= DEGENERATE_SHARE or (share > 0.5 and same):
+        return {"letter": letter, "share": share, "score_of_always": always / len(rows)}
+    return None
+
+
+def calibration(rows: Sequence[Row]) -> dict[str, Any]:
+    """Calibration over all shot sets; ``paper_ece_5`` over the last one alone, as the original's sets overwrote one another
+    (None without letters)."""
+    probabilities = [row["probabilities"] for row in rows]
+    confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
+    last = [row for row in rows if row["shot_set"] == max(other["shot_set"] for other in rows[-1:])]
+    paper = None
+    if all(row["letter_mass"] is not None for row in rows):
+        paper = paper_ece_5([row["probabilities"] for row in last], [row["letter_mass"] for row in last],
+                            [row["right"] for row in last])
+    return {"ece": ece(confidence, right), "adaptive_ece": adaptive_ece(confidence, right),
+            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper,
+            "bins": reliability_bins(confidence, right)}
+
+
+def warnings(name: str, protocols: dict[str, Any]) -> list[str]:
+    """What a reader of the scores has to know: degenerate answers, and models that did not follow the prompt."""
+    found = []
+    for protocol, summary in protocols.items():
+        if (one := summary["degenerate"]) is not None:
+            found.append(f"{name}: {protocol}: degenerate: answers {one['letter']} in {one['share']:.0%} of questions; always "
+                         f"answering {one['letter']} scores {one['score_of_always']:.1%}, this model "
+                         f"{summary['overall']['accuracy']:.1%}")
+        if summary["follows_prompt"] is False:
+            found.append(f"{name}: {protocol}: the option letters hold only {summary['overall']['letter_mass']:.1%} of the "
+                         "probability: the model did not follow the prompt")
+    return found

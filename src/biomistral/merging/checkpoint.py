@@ -1,0 +1,188 @@
+"""A model's weights on disk: what lies where, and reading any part of a tensor into a buffer that is used again."""
+
+import json
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biomistral.errors import UserError
+from biomistral.models.load import read_config, weight_files
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
+_NOT_WEIGHTS = ("rotary_emb.inv_freq",)
+"""Buffers that old checkpoints carry although the model computes them."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's bytes lie; ``offset`` counts from the start of the file."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * int(self.dtype.itemsize)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file, checked against the file's length.
+
+    Raises:
+        UserError: the file is truncated, corrupt or holds a type that cannot be merged; the message names the tensor.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if 8 + length > size:
+            raise UserError(f"{path}: truncated: {size} bytes do not hold its header; download or make it again")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            spans = {name: (entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"]) for name, entry in header.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: corrupt: its header cannot be read ({error}); download or make it again") from error
+    return {name: _stored(path, name, span, 8 + length, size) for name, span in spans.items()}
+
+
+def _stored(path: Path, name: str, span: tuple[Any, ...], data: int, size: int) -> StoredTensor:
+    dtype, shape, start, end = span
+    if dtype not in DTYPES:
+        raise UserError(f"{path}: tensor {name} is {dtype}: this model looks quantised; only {', '.join(DTYPES)} can be merged, "
+                        "so merge first and quantise the result")
+    stored = StoredTensor(path, DTYPES[dtype], shape, data + start)
+    if start < 0 or end - start != stored.nbytes:
+        raise UserError(f"{path}: corrupt: tensor {name} of shape {list(shape)} in {dtype} has {end - start} bytes, not "
+                        f"{stored.nbytes}; download or make it again")
+    if data + end > size:
+        raise UserError(f"{path}: truncated: tensor {name} ends at byte {data + end}, the file has {size}; download or make it "
+                        "again")
+    return stored
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder: its config and its weights, ``stack`` being the name before the layer number (``model.layers``)."""
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    stack: str
+    depth: int
+
+    def layer_tensors(self, index: int) -> dict[str, str]:
+        """Name within the layer -> whole name, of one layer."""
+        start = f"{self.stack}.{index}."
+        return {name.removeprefix(start): name for name in self.tensors if name.startswith(start)}
+
+    @property
+    def outer_tensors(self) -> list[str]:
+        """Tensors outside the layers: embeddings, final norm, head."""
+        return [name for name in self.tensors if not name.startswith(self.stack + ".")]
+
+    @property
+    def tied(self) -> bool:
+        return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.tensors))
+
+
+def open_checkpoint(name: str, folder: Path) -> Checkpoint:
+    """Read the headers of a model folder.
+
+    Raises:
+        UserError: not a model folder; weights missing, truncated, corrupt or of a type that cannot be merged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: model '{name}' must be a folder with config.json and safetensors files")
+    config = read_config(folder)
+    try:
+        files = weight_files(folder)
+    except UserError:
+        for path in sorted(folder.glob("*.safetensors")):  # say which tensor is cut, if that is what is wrong
+            read_header(path)
+        raise
+    tensors: dict[str, StoredTensor] = {}
+    for path in files:
+        for tensor, stored in read_header(path).items():
+            if tensor in tensors:
+                raise UserError(f"{path}: tensor {tensor} is also in {tensors[tensor].file.name}; which one counts?")
+            if not tensor.endswith(_NOT_WEIGHTS):
+                tensors[tensor] = stored
+    _check_index(folder, tensors)
+    stack, depth = _layers(folder, config, tensors)
+    return Checkpoint(name, folder, config, tensors, stack, depth)
+
+
+def _check_index(folder: Path, tensors: dict[str, StoredTensor]) -> None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+        if name not in tensors and not name.endswith(_NOT_WEIGHTS):
+            raise UserError(f"{folder / file}: has no tensor {name}, though {index.name} says so; download it again")
+
+
+def _layers(folder: Path, config: dict[str, Any], tensors: dict[str, StoredTensor]) -> tuple[str, int]:
+    found: dict[str, set[int]] = {}
+    for name in tensors:
+        if match := _LAYER.match(name):
+            found.setdefault(match["stack"], set()).add(int(match["index"]))
+    if len(found) != 1:
+        raise UserError(f"{folder}: one stack of decoder layers was expected, found {sorted(found) or 'none'}; only decoder-only "
+                        "language models can be merged")
+    stack, indices = found.popitem()
+    depth = config.get("num_hidden_layers", config.get("n_layer", len(indices)))
+    missing = set(range(depth)) - indices
+    if missing or len(indices) != depth:
+        what = f"no tensor of {stack}.{min(missing)}" if missing else f"{len(indices)} layers of tensors"
+        raise UserError(f"{folder}: config.json says {depth} layers, but the weights hold {what}")
+    return stack, depth
+
+
+class Reader:
+    """Reads parts of tensors; one buffer an input, allocated once: first touch of memory costs 0.75 s/GB, later 0.04."""
+
+    def __init__(self, inputs: int, chunk: int) -> None:
+        self._buffers = [torch.empty(chunk * 4, dtype=torch.uint8) for _ in range(inputs)]
+        self._files: dict[Path, int] = {}
+
+    def read(self, slot: int, name: str, stored: StoredTensor, start: int, count: int) -> torch.Tensor:
+        """Elements ``start`` to ``start + count`` of the flattened tensor, in its stored type, valid until the slot is read
+        again.
+
+        Raises:
+            UserError: the file became shorter since the plan was made.
+        """
+        size = stored.dtype.itemsize
+        buffer = self._buffers[slot][: count * size]
+        target, done = memoryview(buffer.numpy()), 0
+        while done < len(target):
+            got = os.preadv(self._open(stored.file), [target[done:]], stored.offset + start * size + done)
+            if got == 0:
+                raise UserError(f"{stored.file}: ended inside tensor {name}; it changed while it was read, start again")
+            done += got
+        return buffer.view(stored.dtype)
+
+    def _open(self, path: Path) -> int:
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDONLY)
+        return self._files[path]
+
+    def close(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files.clear()

@@ -1,0 +1,80 @@
+"""``metrics.jsonl``: one line a step, cut back to the checkpoint on resume; and the held-out loss."""
+
+import json
+import math
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from biomistral.artifact import write_text
+from biomistral.training.batch import Blocks, batch_loss, collate, micro_batches
+
+
+class MetricsLog:
+    """Rows of a training, on disk as soon as they are added."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        """Open the log after ``done`` steps: what was written about later ones will be written again."""
+        self.path = path
+        self.rows = [row for row in _whole_rows(path) if done and row["step"] <= done]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row (NaN is refused: JSON has no such number)."""
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def heldout(self) -> list[dict[str, Any]]:
+        """The rows that hold a held-out loss: the first is from before training, the last from its end."""
+        return [row for row in self.rows if "heldout_loss" in row]
+
+    def total(self, name: str) -> float:
+        """Sum of a column over the steps."""
+        return float(sum(row.get(name, 0) for row in self.rows))
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run, up to a line that was cut off in the writing."""
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def evenly_spread(size: int, limit: int) -> list[int]:
+    """At most ``limit`` of ``range(size)``, from its start to its end."""
+    count = min(size, limit)
+    return [number * size // count for number in range(count)]
+
+
+def heldout_loss(model: PreTrainedModel, blocks: Blocks, limit: int, max_tokens: int) -> dict[str, float]:
+    """Mean loss in nats a predicted token over at most ``limit`` blocks, and bits a byte of their text.
+
+    Bits per byte = loss / ln 2 * tokens per byte: comparable between tokenizers, where the loss is not.
+    """
+    chosen = [blocks[index] for index in evenly_spread(len(blocks), limit)]
+    num_predicted = max(1, sum(block.num_predicted for block in chosen))
+    training, loss = model.training, 0.0
+    model.eval()
+    with torch.no_grad():
+        for group in micro_batches(chosen, max_tokens):
+            loss += float(batch_loss(model, collate(group, model.device), num_predicted))
+    model.train(training)
+    return {"heldout_loss": loss, "heldout_bits_per_byte": loss / math.log(2) * blocks.tokens_per_byte}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of the GPU if that computes, else of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,309 @@
+"""mergekit files: what they mean for each tensor, and what is refused, with its line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from biomistral.errors import UserError
+from biomistral.merging.describe import describe
+from biomistral.merging.parameters import Rule
+from biomistral.merging.plan import Plan, PlannedTensor, plan_merge
+from biomistral.merging.settings import MergeSettings
+from tiny import make_model
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "merges"
+BASE, MEDICAL = "mistralai/Mistral-7B-Instruct-v0.1", "BioMistral/BioMistral-7B"
+SLERP = """merge_method: slerp
+slices:
+  - sources:
+      - {model: A, layer_range: [0, 4]}
+      - {model: B, layer_range: [0, 4]}
+base_model: A
+parameters:
+  t: 0.5
+"""
+TIES = """merge_method: ties
+models:
+  - model: A
+  - model: B
+    parameters: {weight: 0.5, density: 0.5}
+base_model: A
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: make_model(root / name, seed, layers=4, hidden=16, dtype="bfloat16") for seed, name in enumerate("AB")}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "merge.yaml"
+    path.write_text(text)
+    return path
+
+
+def plan(folder: Path, text: str, models: dict[str, Path], **options: Any) -> Plan:
+    return plan_merge(write(folder, text), models, **options)
+
+
+def by_name(plan: Plan) -> dict[str, PlannedTensor]:
+    return {tensor.name: tensor for tensor in plan.tensors}
+
+
+# ---- what a file means ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "method"), [("dare", "dare_ties"), ("ties", "ties"), ("slerp", "slerp")])
+def test_the_published_files(models: dict[str, Path], name: str, method: str) -> None:
+    made = plan_merge(RECIPES / f"{name}.yaml", {BASE: models["A"], MEDICAL: models["B"]}, fit_layers=True)
+    assert {tensor.method for tensor in made.tensors} == {method}
+    assert {tensor.dtype for tensor in made.tensors} == {torch.bfloat16}
+    assert [source.model for source in made.tensors[0].inputs] == [BASE, MEDICAL]
+    if name == "slerp":
+        assert made.fitted == {"from": [0, 32], "to": [0, 4]}
+    else:
+        assert made.tensors[5].inputs[1].parameters == {"weight": 0.5, "density": 0.5}
+        assert made.tensors[5].parameters["normalize"] is (name == "ties")
+
+
+def test_the_published_slerp_gradient(models: dict[str, Path]) -> None:
+    """Four layers lie at positions 0, 1/3, 2/3, 1 of a five-point gradient: worked by hand."""
+    made = by_name(plan_merge(RECIPES / "slerp.yaml", {BASE: models["A"], MEDICAL: models["B"]}, fit_layers=True))
+    attention = [made[f"model.layers.{layer}.self_attn.q_proj.weight"].parameters["t"] for layer in range(4)]
+    assert attention == pytest.approx([0, 0.5 * 2 / 3 + 0.3 / 3, 0.3 / 3 + 0.7 * 2 / 3, 1])
+    mlp = [made[f"model.layers.{layer}.mlp.up_proj.weight"].parameters["t"] for layer in range(4)]
+    assert mlp == pytest.approx([1, 0.5 * 2 / 3 + 0.7 / 3, 0.7 / 3 + 0.3 * 2 / 3, 0])
+    assert made["model.layers.2.input_layernorm.weight"].parameters["t"] == 0.5
+
+
+def test_embeddings_norm_and_head_stand_at_the_gradients_start(tmp_path: Path) -> None:
+    pair = {name: make_model(tmp_path / name, layers=3, hidden=16, tied=False) for name in "AB"}
+    made = by_name(plan(tmp_path, SLERP.replace("4", "3").replace("t: 0.5", "t: [0.1, 0.5, 0.9]"), pair))
+    outer = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    assert [made[name].parameters["t"] for name in outer] == [0.1] * 3
+    assert [made[f"model.layers.{layer}.mlp.up_proj.weight"].parameters["t"] for layer in range(3)] == pytest.approx(
+        [0.1, 0.5, 0.9])
+
+
+def test_precedence_source_slice_file_and_the_first_filter(tmp_path: Path, models: dict[str, Path]) -> None:
+    made = by_name(plan(tmp_path, """merge_method: linear
+slices:
+  - sources:
+      - model: A
+        layer_range: [0, 4]
+        parameters:
+          weight:
+            - {filter: q_proj, value: 1}
+            - {filter: self_attn, value: 2}
+      - {model: B, layer_range: [0, 4]}
+    parameters:
+      weight: [{filter: mlp, value: 3}]
+parameters:
+  weight: 1e-1
+  normalize: false
+dtype: float32
+out_dtype: bfloat16
+""", models))
+    weights = {part: [source.parameters["weight"] for source in made[f"model.layers.1.{part}.weight"].inputs]
+               for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj", "input_layernorm")}
+    assert weights == {"self_attn.q_proj": [1, 0.1], "self_attn.k_proj": [2, 0.1], "mlp.up_proj": [3, 3],
+                       "input_layernorm": [0.1, 0.1]}
+    tensor = made["model.norm.weight"]
+    assert (tensor.dtype, tensor.out_dtype, tensor.parameters) == (torch.float32, torch.bfloat16, {"normalize": False})
+
+
+def test_layers_are_stacked_and_filters_see_the_inputs_names(tmp_path: Path, models: dict[str, Path]) -> None:
+    made = plan(tmp_path, """merge_method: passthrough
+slices:
+  - sources: [{model: A, layer_range: [0, 3]}]
+  - sources:
+      - model: B
+        layer_range: [2, 4]
+        parameters: {scale: [{filter: layers.2.self_attn, value: 0.5}, {value: 1}]}
+""", models)
+    tensors = by_name(made)
+    assert made.depth == 5
+    assert tensors["model.layers.3.mlp.up_proj.weight"].inputs[0].tensor == "model.layers.2.mlp.up_proj.weight"
+    assert tensors["model.layers.3.self_attn.o_proj.weight"].inputs[0].parameters == {"scale": 0.5}
+    assert tensors["model.layers.4.self_attn.o_proj.weight"].inputs[0].parameters == {"scale": 1}
+    assert tensors["model.embed_tokens.weight"].inputs[0].model == "A"
+    assert tensors["model.norm.weight"].inputs[0].model == "B"
+
+
+def test_a_gradient_is_piecewise_linear_and_booleans_step() -> None:
+    assert [Rule(None, (0.0, 1.0, 0.0)).at(position) for position in (0, 0.25, 0.5, 0.75, 1)] == [0, 0.5, 1, 0.5, 0]
+    assert [Rule(None, (True, False)).at(position) for position in (0, 0.99, 1)] == [True, True, False]
+
+
+def test_the_base_joins_the_models_and_its_place_does_not_matter(tmp_path: Path, models: dict[str, Path]) -> None:
+    listed = plan(tmp_path, TIES, models)
+    unlisted = plan(tmp_path, TIES.replace("  - model: A\n", ""), models)
+    last = plan(tmp_path, TIES.replace("  - model: A\n", "").replace("base_model", "  - model: A\nbase_model"), models)
+    sources = [[source.model for source in one.tensors[3].inputs] for one in (listed, unlisted, last)]
+    assert sources == [["A", "B"]] * 3
+
+
+def test_names_that_are_folders_become_inputs(tmp_path: Path, models: dict[str, Path]) -> None:
+    path = write(tmp_path, TIES.replace("A", str(models["A"])).replace("B", str(models["B"])))
+    assert MergeSettings(config=str(path)).models == {str(folder): str(folder) for folder in models.values()}
+    assert len(plan_merge(path, {}).tensors) == 38
+
+
+def test_the_plan_in_words(tmp_path: Path, models: dict[str, Path]) -> None:
+    made = plan(tmp_path, SLERP.replace("0.5", "[{filter: mlp, value: [0, 1]}, {filter: mpl, value: 0}, {value: 0.25}]"), models)
+    text = describe(made)
+    assert "4 x model.layers.*.mlp.up_proj.weight [32, 16]: t 0 0.3333 0.6667 1" in text
+    assert "filter 'mpl' of 't' matches no tensor" in text
+    assert made.bytes_written == sum(path.nbytes for path in load_file(models["A"] / "model.safetensors").values())
+    assert made.bytes_read == 2 * made.bytes_written
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("t: 0.5", "tt: 0.5", r"merge.yaml:8: parameter 'tt' is unknown here; did you mean 't'"),
+    ("t: 0.5", "t: high", r"merge.yaml:8: 't' = 'high': a number was expected"),
+    ("t: 0.5", "t: .nan", r"merge.yaml:8: 't' = nan: a number was expected"),
+    ("t: 0.5", "t: true", r"a number was expected"),
+    ("t: 0.5", "t: []", r"'t' is an empty list"),
+    ("t: 0.5", "t: [{filter: mlp, valeu: 1}]", r"takes entries of 'value' and 'filter'"),
+    ("t: 0.5", "t: [{filter: mlp, value: 1}]", r"'t' is missing for tensor model.embed_tokens.weight"),
+    ("slerp", "slurp", r"merge.yaml:1: unknown merge_method 'slurp'; did you mean 'slerp'"),
+    ("slerp", "della", r"'della' is known to mergekit but not supported here"),
+    ("slices:", "slice:", r"merge.yaml:2: unknown key 'slice'; did you mean 'slices'"),
+    ("base_model: A", "base_model: C", r"model 'C' is no local folder; say where it lies"),
+    ("base_model: A", "", r"slerp needs a base model among its inputs; 'base_model' is missing"),
+    ("base_model: A", "base_model: A\ntokenizer_source: union", r"'union' is known to mergekit but not supported"),
+    ("base_model: A", "base_model: A\ntokenizer: {source: base}", r"merge.yaml:7: 'tokenizer' is known to mergekit"),
+    ("base_model: A", "base_model: A\ntokenizer_source: C", r"tokenizer_source 'C'"),
+    ("base_model: A", "base_model: A\ndtype: int8", r"merge.yaml:7: dtype = 'int8'"),
+    ("model: B, layer_range: [0, 4]", "model: B, layer_range: [0, 3]", r"'A' gives 4 layers and 'B' 3"),
+    ("model: B, layer_range: [0, 4]", "model: B, layer_range: [3, 3]", r"merge.yaml:5: .*holds no layer"),
+    ("model: B", "model: A", r"names no model 'B'"),
+    ("- {model: B,", "- {model: A, layer_range: [0, 4]}\n      - {model: B,", r"a model appears twice"),
+    ("[0, 4]", "[0, 32]", r"merge.yaml:4: .* goes past the 4 layers of 'A'; write \[0, 4\], or set fit_layers"),
+    ("model: B,", "model: B, parameters: {t: 1},", r"parameter 't' belongs to the whole merge"),
+    ("model: B", "model: B+lora", r"'B\+lora' names an adapter"),
+])
+def test_refused_in_the_file(tmp_path: Path, models: dict[str, Path], old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, SLERP.replace(old, new), models)
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("weight: 0.5, ", "", r"merge.yaml:4: parameter 'weight' is missing for tensor"),
+    ("density: 0.5", "density: 1.5", r"merge.yaml:5: 'density' = 1.5 lies outside 0 to 1"),
+    ("- model: A", "- {model: A, parameters: {weight: 1}}", r"merge.yaml:3: parameter 'weight' has no meaning for the base"),
+    ("base_model: A", "base_model: A\nparameters: {normalize: 1}", r"'normalize' = 1: true or false was expected"),
+    ("ties", "task_arithmetic", r"parameter 'density' is unknown here"),
+    ("  - model: A", "  - model: B", r"a model appears twice"),
+    ("models:", "modules: {}\nmodels:", r"'modules' is known to mergekit"),
+])
+def test_refused_in_a_list_of_models(tmp_path: Path, models: dict[str, Path], old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, TIES.replace(old, new, 1), models)
+
+
+def test_refused_weights_that_sum_to_nothing(tmp_path: Path, models: dict[str, Path]) -> None:
+    text = yaml.safe_dump({"merge_method": "linear", "models": [{"model": "A", "parameters": {"weight": 1}},
+                                                                {"model": "B", "parameters": {"weight": -1}}]})
+    with pytest.raises(UserError, match="sum to 0"):
+        plan(tmp_path, text, models)
+
+
+def test_refused_a_place_for_an_unnamed_model(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"names no model 'C'"):
+        plan(tmp_path, TIES, {**models, "C": models["A"]})
+
+
+def test_fit_layers_refuses_to_guess(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="fit_layers fits one slice"):
+        plan(tmp_path, SLERP.replace("[0, 4]", "[2, 32]"), models, fit_layers=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "merge_method: [", "merge_method: slerp\nmerge_method: ties", "merge_method: ties"])
+def test_refused_files(tmp_path: Path, models: dict[str, Path], text: str) -> None:
+    with pytest.raises(UserError, match=r"merge\.yaml"):
+        plan(tmp_path, text, models)
+    assert MergeSettings(config=str(tmp_path / "merge.yaml")).models == {}
+
+
+# ---- models that do not fit together --------------------------------------------------------------------------------
+
+
+def change(folder: Path, config: dict[str, Any] | None = None, tensors: dict[str, torch.Tensor | None] | None = None) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+    weights = load_file(folder / "model.safetensors") | (tensors or {})
+    save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, folder / "model.safetensors",
+              metadata={"format": "pt"})
+
+
+NORM = "model.layers.1.input_layernorm.weight"
+MISFITS: list[tuple[dict[str, Any], str]] = [
+    ({"tensors": {NORM: torch.ones(8, dtype=torch.bfloat16)}}, rf"{NORM} has shape \[8\], in 'A' it is \[16\]"),
+    ({"tensors": {NORM: None}}, r"layer 1 of 'B' and layer 1 of 'A' do not have the same tensors: input_layernorm"),
+    ({"tensors": {"model.norm.weight": None}}, r"has no tensor model.norm.weight, which 'A' has"),
+    ({"tensors": {"extra.weight": torch.ones(2)}}, r"has a tensor extra.weight, which 'A' has not"),
+    ({"tensors": {NORM: torch.ones(16, dtype=torch.int8)}}, rf"tensor {NORM} is I8: this model looks quantised"),
+    ({"tensors": {"model.embed_tokens.weight": torch.zeros(402, 16)}}, r"their vocabularies differ in size"),
+    ({"tensors": {"lm_head.weight": torch.zeros(400, 16, dtype=torch.bfloat16)}}, r"lm_head.weight differs from"),
+    ({"config": {"model_type": "qwen2"}}, r"model_type is 'qwen2', in 'A' it is 'llama'"),
+    ({"config": {"num_attention_heads": 2}}, r"num_attention_heads is 2, in 'A' it is 4"),
+    ({"config": {"num_hidden_layers": 5}}, r"config.json says 5 layers, but the weights hold no tensor of model.layers.4"),
+    ({"config": {"tie_word_embeddings": False}}, r"shares one matrix between embedding and head"),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), MISFITS)
+def test_refused_models(tmp_path: Path, models: dict[str, Path], edit: dict[str, Any], message: str) -> None:
+    odd = make_model(tmp_path / "B", 1, layers=4, hidden=16, dtype="bfloat16")
+    change(odd, **edit)
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, TIES, {"A": models["A"], "B": odd})
+
+
+def test_a_head_stored_twice_is_written_once(tmp_path: Path, models: dict[str, Path]) -> None:
+    twice = make_model(tmp_path / "B", 1, layers=4, hidden=16, dtype="bfloat16")
+    change(twice, tensors={"lm_head.weight": load_file(twice / "model.safetensors")["model.embed_tokens.weight"].clone()})
+    assert "lm_head.weight" not in by_name(plan(tmp_path, TIES, {"A": models["A"], "B": twice}))
+
+
+def test_a_vocabulary_in_another_order_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    odd = make_model(tmp_path / "B", 1, layers=4, hidden=16, dtype="bfloat16")
+    path = odd / "tokenizer.json"
+    data = json.loads(path.read_text())
+    vocab = data["model"]["vocab"]
+    first, second = list(vocab)[20:22]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"token \d+ is .*, in 'A' it is .*; models can be merged only if they share"):
+        plan(tmp_path, TIES, {"A": models["A"], "B": odd})
+
+
+def test_differences_that_do_not_forbid_are_noted(tmp_path: Path, models: dict[str, Path]) -> None:
+    other = make_model(tmp_path / "B", 1, layers=4, hidden=16, dtype="bfloat16")
+    change(other, config={"sliding_window": 64})
+    notes = plan(tmp_path, TIES, {"A": models["A"], "B": other}).notes
+    assert notes == ["sliding_window is 64 in 'B' and None in 'A': the result takes None"]
+
+
+def test_a_truncated_shard_is_refused_with_its_tensor(tmp_path: Path, models: dict[str, Path]) -> None:
+    cut = make_model(tmp_path / "B", 1, layers=4, hidden=16, dtype="bfloat16")
+    weights = cut / "model.safetensors"
+    whole = weights.read_bytes()
+    for end, message in ((len(whole) - 3, r"model.safetensors: truncated: tensor model.norm.weight ends at byte"),
+                         (100, "do not hold its header"), (0, "do not hold its header")):
+        weights.write_bytes(whole[:end])
+        with pytest.raises(UserError, match=message):
+            plan(tmp_path, TIES, {"A": models["A"], "B": cut})
+    weights.write_bytes(whole[:8] + b"x" * 40 + whole[48:])
+    with pytest.raises(UserError, match="corrupt: its header cannot be read"):
+        plan(tmp_path, TIES, {"A": models["A"], "B": cut})

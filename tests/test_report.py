@@ -1,0 +1,263 @@
+"""The report: results read and proved, paired comparisons against scipy, and a page that escapes, escapes, escapes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lxml import html as lxml_html
+from scipy import stats
+
+from biomistral.errors import UserError
+from biomistral.reporting.charts import read_metrics
+from biomistral.reporting.compare import compare, not_beaten, paired, render
+from biomistral.reporting.results import read_all, read_results
+from biomistral.reporting.settings import ReportSettings
+from biomistral.reporting.view import protocol_words, published
+from biomistral.run import execute
+from tiny_results import make_chain, make_results, rewrite
+
+EVIL = "<script>alert('x')</script>"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_chain(tmp_path_factory.mktemp("chain") / "run")
+
+
+def _report(out: Path, results: list[Path], **settings: Any) -> tuple[Path, dict[str, Any], Any]:
+    execute(ReportSettings(results=[str(folder) for folder in results], **settings), out)
+    page = (out / "index.html").read_text(encoding="utf-8")
+    return out, json.loads((out / "results.json").read_text(encoding="utf-8")), lxml_html.fromstring(page)
+
+
+def _cells(page: Any, board: int, model: str) -> list[str]:
+    for row in page.xpath(f"//section[@id='board-{board}']//table[contains(@class, 'board')]/tbody/tr"):
+        if row.xpath("./th/@data-sort") == [model]:
+            return [" ".join(cell.text_content().split()) for cell in row.xpath("./td")]
+    raise AssertionError(model)
+
+
+def test_page_shows_what_the_answers_say(tmp_path: Path, chain: dict[str, Path]) -> None:
+    base = make_results(tmp_path, chain, "base", skill={"taught": 0.2, "untaught": 0.25}, questions=60)
+    adapted = make_results(tmp_path, chain, "adapted", "adapted", skill={"taught": 0.9, "untaught": 0.25}, questions=60)
+    settings = {"curves": [str(chain["adapted"])], "notes": ["Knowledge, not reasoning."]}
+    _, data, page = _report(tmp_path / "site", [base, adapted], **settings)
+    ours, theirs = read_results(adapted).runs["cloze-mean"], read_results(base).runs["cloze-mean"]
+    board = data["boards"][0]
+    assert [row["model"] for row in board["rows"]] == ["adapted", "base"]
+    assert board["rows"][0]["overall"]["accuracy"] == pytest.approx(ours.scores.mean())
+    difference = board["rows"][0]["group_differences"]["taught"]
+    mine, other = ours.scope("group", "taught"), theirs.scope("group", "taught")
+    assert difference["difference"] == pytest.approx(mine.mean() - other.mean())
+    gained, lost = int((mine > other).sum()), int((mine < other).sum())
+    assert (difference["gained"], difference["lost"]) == (gained, lost)
+    assert difference["p"] == pytest.approx(stats.binomtest(gained, gained + lost, 0.5).pvalue)
+    assert difference["low"] < difference["difference"] < difference["high"]
+    assert board["chance"] == 0.25
+    assert board["rows"][1]["difference"] is None
+    lead = " ".join(page.xpath("//header/p[@class='lead']")[0].text_content().split())
+    assert lead == (f"adapted answers {100 * mine.mean():.1f} % of the 60 taught questions right, "
+                    f"base {100 * other.mean():.1f} %: +{100 * difference['difference']:.1f} points "
+                    f"[+{100 * difference['low']:.1f}, +{100 * difference['high']:.1f}].")
+    assert _cells(page, 0, "adapted")[0].startswith(f"{100 * ours.scores.mean():.1f} %")
+    assert page.xpath("//u")[0].text == "adapted", "the best is underlined, as the paired test says so"
+    assert page.xpath("//ul[@class='notes']/li")[0].text == "Knowledge, not reasoning."
+    assert [cell.text for cell in page.xpath("//section[@id='loss-section']//tbody/tr[1]/*")] == [
+        "adapted", "training", "40", f"{3 / 1.1:.3f}", "0.600", "0.600"]
+    assert "CC-BY-4.0 2, CC0-1.0 1" in page.xpath("//section[@id='lineage']")[0].text_content()
+
+
+def test_markup_in_names_stays_text(tmp_path: Path, chain: dict[str, Path]) -> None:
+    skills = {EVIL: 0.5, "</script>": 0.6}
+    results = [make_results(tmp_path, chain, name, skill={"<b>taught": skill}) for name, skill in skills.items()]
+    site, _, page = _report(tmp_path / "site", results, title=EVIL, notes=[EVIL, "a & b"])
+    assert [script.get("src") or script.get("type") for script in page.xpath("//script")].count(None) == 0
+    assert not [script for script in page.xpath("//script") if (script.text or "").startswith("alert")]
+    assert page.xpath("//title")[0].text == EVIL
+    assert page.xpath("//section[@id='board-0']//th[@scope='row']")[0] is not None
+    figures = [json.loads(script.text) for script in page.xpath("//script[@type='application/json']")]
+    assert figures[0]["layout"]["yaxis"]["ticktext"] == ["&lt;/script&gt;", "&lt;script&gt;alert('x')&lt;/script&gt;"]
+    assert "<b>cloze-mean</b>\nQuestion" not in (site / "index.html").read_text(), "the prompt's definition is text too"
+
+
+def test_page_reaches_nothing_outside_and_tells_no_path(tmp_path: Path, chain: dict[str, Path]) -> None:
+    site, _, page = _report(tmp_path / "site", [make_results(tmp_path, chain, "base")], curves=[str(chain["adapted"])])
+    links = page.xpath("//@src | //@href | //@srcset | //@action")
+    assert sorted(set(links) - {link for link in links if link.startswith("#")}) == [
+        "assets/page.js", "assets/plotly.min.js", "results.json"]
+    for name in ("index.html", "results.json"):
+        text = (site / name).read_text()
+        assert str(tmp_path) not in text
+        assert str(chain["base"].parent) not in text
+        assert len(text) < 200_000
+    assert (site / "assets/plotly.min.js").stat().st_size > 3_000_000
+
+
+def test_tables_are_tables(tmp_path: Path, chain: dict[str, Path]) -> None:
+    _, _, page = _report(tmp_path / "site", [make_results(tmp_path, chain, "a"), make_results(tmp_path, chain, "b", tasks=2)])
+    for table in page.xpath("//table"):
+        assert table.xpath("./caption")[0].text_content().strip()
+        assert all(head.get("scope") == "col" for head in table.xpath("./thead//th"))
+        widths = {len(row.xpath("./*")) for row in table.xpath(".//tr")}
+        assert len(widths) == 1
+        assert all(row.xpath("./th[@scope='row']") for row in table.xpath("./tbody/tr"))
+    ids = page.xpath("//@id")
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in page.xpath("//nav//@href")} <= set(ids)
+
+
+def test_same_bytes_twice(tmp_path: Path, chain: dict[str, Path]) -> None:
+    results = [make_results(tmp_path, chain, name, skill={"taught": skill}) for name, skill in (("a", 0.3), ("b", 0.6))]
+    for out in ("one", "two"):
+        _report(tmp_path / out, results)
+    for name in ("index.html", "results.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_warnings_are_words(tmp_path: Path, chain: dict[str, Path]) -> None:
+    folder = make_results(tmp_path, chain, "stuck", protocols=["letters-0shot"], letter="B", mass=0.12)
+    _, data, page = _report(tmp_path / "site", [folder])
+    assert [warning["short"] for warning in data["boards"][0]["rows"][0]["warnings"]] == [
+        "mostly answers B", "did not follow the prompt", "like guessing"]
+    text = " ".join(page.xpath("//ul[@class='warnings']")[0].text_content().split())
+    assert "answers B to 100 % of the questions" in text
+    assert "only 12 % of its probability" in text
+    assert data["boards"][0]["finding"] is None, "one model alone has nothing to be compared with"
+
+
+@pytest.mark.parametrize(("other", "what"), [({"limit": 7}, "limit"), ({"questions": 30}, "questions"),
+                                             ({"protocols": ["cloze-sum"]}, "protocol")])
+def test_what_was_measured_otherwise_is_never_compared(tmp_path: Path, chain: dict[str, Path], other: dict[str, Any],
+                                                       what: str) -> None:
+    first, second = make_results(tmp_path, chain, "first"), make_results(tmp_path, chain, "second", **other)
+    _, data, page = _report(tmp_path / "site", [first, second])
+    assert [[row["model"] for row in board["rows"]] for board in data["boards"]] == [["first"], ["second"]]
+    assert data["boards"][1]["baseline"] is None
+    assert "has no row here" in page.text_content()
+    with pytest.raises(UserError, match=f"the {what} differs"):
+        compare(first, second)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda data: data["protocols"]["cloze-mean"]["overall"].update(accuracy=0.99), "overall: accuracy: results.json says 0.99"),
+    (lambda data: data["protocols"]["cloze-mean"]["groups"]["taught"].update(n=41), "group taught: n: results.json says 41"),
+    (lambda data: data["protocols"]["cloze-mean"]["groups"].pop("taught"), "groups: results.json says"),
+    (lambda data: data["protocols"]["cloze-mean"]["overall"].update(interval=[0.9, 1.0]), "is not inside its interval"),
+    (lambda data: data["protocols"]["cloze-mean"].update(average=0.5), "average of the tasks"),
+    (lambda data: data["protocols"].update({"cloze-sum": data["protocols"]["cloze-mean"]}), "has protocols"),
+    (lambda data: data["model"].update(name="other"), "is about 'other'"),
+    (lambda data: data["protocols"]["cloze-mean"]["overall"].pop("n"), "overall.n: field required"),
+    (lambda data: data.update(protocols={}), "protocols"),
+])
+def test_summary_that_its_answers_do_not_bear_out_is_refused(tmp_path: Path, chain: dict[str, Path], change: Any,
+                                                             message: str) -> None:
+    folder = make_results(tmp_path, chain, "base")
+    rewrite(folder / "results.json", change)
+    with pytest.raises(UserError, match=message):
+        read_results(folder)
+    with pytest.raises(UserError):
+        execute(ReportSettings(results=[str(folder)]), tmp_path / "site")
+    assert not [path for path in tmp_path.iterdir() if "site" in path.name], "refused before any work"
+
+
+def test_broken_folders_are_refused(tmp_path: Path, chain: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="not a finished artifact"):
+        read_results(tmp_path)
+    with pytest.raises(UserError, match="holds a corpus artifact"):
+        read_results(chain["corpus"])
+    folder = make_results(tmp_path, chain, "base")
+    (folder / "answers.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        read_results(folder)
+    (folder / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results\.json"):
+        read_results(folder)
+
+
+def test_names_are_taken_once(tmp_path: Path, chain: dict[str, Path]) -> None:
+    first = make_results(tmp_path, chain, "same", out="first")
+    with pytest.raises(UserError, match=r"'same' under cloze-mean is already in"):
+        read_all([first, make_results(tmp_path, chain, "same", out="second", skill={"taught": 0.6, "untaught": 0.3})])
+    with pytest.raises(UserError, match="another model is named 'same' too"):
+        read_all([first, make_results(tmp_path, chain, "same", "adapted", out="third")])
+    more = make_results(tmp_path, chain, "same", out="fourth", protocols=["cloze-sum"])
+    assert len(read_all([first, more])) == 2, "the same model under another protocol is no second row"
+
+
+@pytest.mark.parametrize(("setting", "message"), [({"baseline": "bace"}, "did you mean 'base'"),
+                                                  ({"protocol": "letters"}, "protocol 'letters' is in none")])
+def test_unknown_names_in_settings(tmp_path: Path, chain: dict[str, Path], setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _report(tmp_path / "site", [make_results(tmp_path, chain, "base")], **setting)
+
+
+def test_shot_sets_count_as_one_question(tmp_path: Path, chain: dict[str, Path]) -> None:
+    options = {"protocols": ["letters-3shot", "cloze-mean"], "shot_sets": 3, "questions": 25}
+    first = make_results(tmp_path, chain, "first", skill={"": 0.3}, **options)
+    second = make_results(tmp_path, chain, "second", skill={"": 0.7}, **options)
+    runs = [read_results(folder).runs["letters-3shot"] for folder in (first, second)]
+    assert runs[0].shot_sets == 3
+    assert len(runs[0].scores) == 25
+    assert set(np.round(runs[0].scores * 3, 9)) <= {0, 1, 2, 3}
+    rows = compare(first, second)
+    assert [(row["protocol"], row["n"]) for row in rows] == [("letters-3shot", 25), ("cloze-mean", 25)]
+    assert rows[0]["difference"] == pytest.approx(runs[1].scores.mean() - runs[0].scores.mean())
+    text = render(rows)
+    assert "second minus first" in text
+    assert "better" in text
+    _, data, _ = _report(tmp_path / "site", [first, second], protocol="cloze-mean")
+    assert [board["protocol"] for board in data["boards"]] == ["cloze-mean", "letters-3shot"]
+    assert data["boards"][0]["finding"]["scope"] == "overall"
+
+
+def test_holm_over_models_and_the_leader(tmp_path: Path, chain: dict[str, Path]) -> None:
+    skills = {"base": 0.3, "good": 0.7, "twin": 0.72, "weak": 0.32}
+    folders = [make_results(tmp_path, chain, name, skill={"": skill}, questions=100) for name, skill in skills.items()]
+    runs = {result.model.name: result.runs["cloze-mean"] for result in read_all(folders)}
+    leader, tied = not_beaten(list(runs.values()))
+    assert (leader, tied) == ("twin", ["good"])
+    _, data, page = _report(tmp_path / "site", folders)
+    p = {name: paired(runs[name], runs["base"]).p for name in ("good", "twin", "weak")}
+    ordered = sorted(p.values())
+    by_hand, highest = {}, 0.0
+    for name in sorted(p, key=lambda name: p[name]):
+        highest = max(highest, min(1.0, p[name] * (3 - ordered.index(p[name]))))
+        by_hand[name] = highest
+    shown = {row["model"]: row["difference"]["p_holm"] for row in data["boards"][0]["rows"] if row["difference"]}
+    assert shown == pytest.approx(by_hand)
+    assert not page.xpath("//u")
+    assert "No single best model" in page.text_content()
+
+
+def test_metrics_of_a_resumed_run(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 9}\n{"step": 2, "loss": 2.5, "heldout_loss": 2}\n'
+                    '{"step": 3, "loss": NaN}\n')
+    assert read_metrics(path) == ({1: 3.0, 2: 2.5}, {2: 2.0})
+    path.write_text('{"step": 1, "loss": 3.0}\n{"loss": 2}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl:2"):
+        read_metrics(path)
+    path.write_text("")
+    with pytest.raises(UserError, match="no finite loss"):
+        read_metrics(path)
+    with pytest.raises(UserError, match="no such file"):
+        read_metrics(tmp_path / "nowhere")
+
+
+def test_published_rows_add_up() -> None:
+    table = published()
+    assert table["tasks"][-1] == "average"
+    assert len(table["tasks"]) == 11
+    assert len(table["rows"]) == 12
+    for row in table["rows"]:
+        mean = sum(row["scores"][task] for task in table["tasks"][:-1]) / 10
+        assert mean == pytest.approx(row["scores"]["average"], abs=0.15), row["model"]
+
+
+def test_protocols_in_words() -> None:
+    assert protocol_words("letters-3shot") == "Multiple choice, answered by letter, 3 examples"
+    assert protocol_words("medconceptsqa-0shot") == "MedConceptsQA, answered by letter, no examples"
+    assert protocol_words("cloze-mean").startswith("Cloze")
+    assert protocol_words("chat-x") == "chat-x"

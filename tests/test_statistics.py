@@ -1,0 +1,115 @@
+"""Statistics against closed forms, scipy, hand-worked cases and their own promise (coverage)."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from biomistral.statistics import cluster_interval, holm, mcnemar, paired_difference, ranks_with_ties, spread, wilson
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (250, 1000), (1, 1)])
+def test_wilson_is_scipys(right, n):
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "n"), [(1, 0), (-1, 3), (4, 3)])
+def test_wilson_refuses_what_is_no_proportion(right, n):
+    with pytest.raises(ValueError, match="wilson"):
+        wilson(right, n)
+
+
+def test_cluster_interval_of_one_set_is_wilson():
+    right = np.array([1, 0, 0, 1, 1, 0, 1])
+    assert cluster_interval(right[:, None]) == pytest.approx(wilson(4, 7))
+
+
+def test_cluster_interval_counts_agreeing_sets_once():
+    """Three shot sets that always agree hold no more evidence than one of them."""
+    one = np.random.default_rng(0).random(60) < 0.4
+    assert cluster_interval(np.repeat(one[:, None], 3, axis=1)) == pytest.approx(wilson(one.sum(), 60))
+    assert cluster_interval(np.ones((20, 3))) == pytest.approx(wilson(20, 20))
+
+
+@pytest.mark.parametrize("same", [0.0, 0.6])
+def test_cluster_interval_covers(same):
+    """95 % intervals hold the true accuracy in about 95 % of 1,000 simulated benchmarks, whatever ties the sets together."""
+    generator, hits = np.random.default_rng(1), 0
+    for _ in range(1000):
+        ability = np.where(generator.random(80) < same, (generator.random(80) < 0.35).astype(float), 0.35)
+        low, high = cluster_interval(generator.random((80, 3)) < ability[:, None])
+        hits += low <= 0.35 <= high
+    assert 0.93 <= hits / 1000 <= 0.975
+
+
+def test_paired_difference_matches_the_enumerated_bootstrap():
+    """Five questions: all 5^5 resamples, each as likely as the other, give the exact quantiles."""
+    a, b = np.array([1, 1, 0, 1, 0.0]), np.array([0, 1, 0, 0, 1.0])
+    means = sorted((a - b)[list(draw)].mean() for draw in itertools.product(range(5), repeat=5))
+    difference, low, high = paired_difference(a, b, seed=3)
+    assert difference == pytest.approx(0.2)
+    assert (low, high) == pytest.approx((np.quantile(means, 0.025), np.quantile(means, 0.975)), abs=1e-9)
+
+
+def test_paired_difference_is_seeded_ordered_by_nothing_and_scipys():
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(0, 4, 400) / 3, generator.integers(0, 4, 400) / 3
+    order = generator.permutation(400)
+    found = paired_difference(a, b, seed=7)
+    assert found == pytest.approx(paired_difference(a[order], b[order], seed=7), abs=1e-12)
+    expected = stats.bootstrap((a - b,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(5))
+    assert found[1:] == pytest.approx(tuple(expected.confidence_interval), abs=0.006)
+    assert paired_difference(a, a, seed=0) == (0.0, 0.0, 0.0)
+
+
+def test_paired_difference_of_many_distinct_values_stays_bounded():
+    a = np.random.default_rng(0).random(5000)
+    difference, low, high = paired_difference(a, a * 0.5, seed=0, resamples=2000)
+    assert low < difference < high
+    with pytest.raises(ValueError, match="shapes"):
+        paired_difference(a, a[:-1], seed=0)
+
+
+def test_paired_difference_covers():
+    generator, hits = np.random.default_rng(2), 0
+    for run in range(300):
+        hard = generator.random(120)
+        a, b = generator.random(120) < 0.3 + 0.4 * hard, generator.random(120) < 0.2 + 0.4 * hard
+        _, low, high = paired_difference(a, b, seed=run, resamples=1000)
+        hits += low <= 0.1 <= high
+    assert hits / 300 >= 0.91
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar(9, 1) == mcnemar(1, 9)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_keeps_order_and_never_lowers(p_values):
+    adjusted = holm(p_values)
+    assert all(mine >= raw for mine, raw in zip(adjusted, p_values, strict=True))
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
+
+
+def test_ranks():
+    assert ranks_with_ties([0.3, 0.5, 0.5, 0.1]) == [3, 1, 1, 4]
+    worse_than_nobody = [[False] * 2 for _ in range(2)]
+    assert ranks_with_ties([0.3, 0.9], better=worse_than_nobody) == [1, 1]
+
+
+def test_spread_is_the_population_deviation():
+    assert spread([0.5, 0.6, 0.7]) == pytest.approx((2 / 300) ** 0.5)
+    assert spread([0.5]) == 0.0
