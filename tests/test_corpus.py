@@ -15,8 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_jats import article
-from tiny import make_model
 
 from biomistral.artifact import Artifact
 from biomistral.corpus.settings import CorpusSettings
@@ -25,6 +23,8 @@ from biomistral.models.load import load_tokenizer
 from biomistral.recipe import Machine, parse
 from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA
 from biomistral.run import execute
+from test_jats import article
+from tiny import make_model
 
 STEM = "A patient presents with polyuria and thirst and weight loss after a long summer holiday by the sea"
 
@@ -88,8 +88,8 @@ def test_the_folder(model: Path, articles: Path, tmp_path: Path) -> None:
     assert (first["licence"], first["language"], first["source"], first["year"]) == ("CC-BY-4.0", "en", "articles", 2018)
     lines = (made.path / "ATTRIBUTION.tsv").read_text().splitlines()
     assert lines[0].split("\t") == ["id", "title", "authors", "journal", "year", "licence", "url"]
-    assert lines[1].split("\t") == ["PMC1000", "Effects 0 of E. coli on H2O", "Marie Curie; The Group", "Journal of Tests", "2018",
-                                    "CC-BY-4.0", "https://pmc.ncbi.nlm.nih.gov/articles/PMC1000/"]
+    assert lines[1].split("\t") == ["PMC1000", "Effects 0 of E. coli on H2O", "Marie Curie; The Group", "Journal of Tests",
+                                    "2018", "CC-BY-4.0", "https://pmc.ncbi.nlm.nih.gov/articles/PMC1000/"]
     assert made.manifest["counts"]["documents"] == 12
     assert made.manifest["licences"] == {"CC-BY-4.0": 12}
 
@@ -186,8 +186,8 @@ def test_every_refusal_has_its_reason(model: Path, tmp_path: Path) -> None:
         "misprint.xml": xml(3, licence="by-ncnd/4.0"), "broken.xml": xml(4)[:-40], "short.xml": xml(5, body="Too short."),
         "retracted.xml": xml(6).replace(b'"research-article"', b'"retraction"'), "near.xml": xml(7, body=prose(8, 400)),
         "near2.xml": xml(8, body=prose(8, 400) + " another ending"), "empty.xml": b"", "book.xml": b"<book/>",
-        "cut.xml.gz": gzip.compress(xml(9))[:-200], "fine.xml.gz": gzip.compress(xml(10)), "digits.xml": xml(11, body="1.5 22 " * 300),
-        "notes.txt": b"not a source",
+        "cut.xml.gz": gzip.compress(xml(9))[:-200], "fine.xml.gz": gzip.compress(xml(10)),
+        "digits.xml": xml(11, body="1.5 22 " * 300), "notes.txt": b"not a source",
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -220,8 +220,8 @@ def archive(path: Path, members: dict[str, bytes]) -> None:
 
 def test_archives_are_read_safely(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "bulk.tar.gz"
-    archive(path, {"PMC/1.xml": xml(1), "../../escape.xml": xml(2), "/absolute.xml": xml(3), "PMC/2.nxml.gz": gzip.compress(xml(4)),
-                   "PMC/figure.jpg": b"\xff"})
+    archive(path, {"PMC/1.xml": xml(1), "../../escape.xml": xml(2), "/absolute.xml": xml(3),
+                   "PMC/2.nxml.gz": gzip.compress(xml(4)), "PMC/figure.jpg": b"\xff"})
     made = build(model, tmp_path / "out", sources=[str(path)])
     assert [row["id"] for row in rows(made, "documents")] == ["PMC1001", "PMC1004"]
     assert reasons(made) == {f"bulk.tar.gz:{name}": "unsafe_member" for name in
@@ -244,9 +244,11 @@ def test_records(model: Path, tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_text(text)
     pq.write_table(pa.table({"id": ["p1"], "text": [prose(5)], "license": ["CC0"]}), tmp_path / "records.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nothing")
-    made = build(model, tmp_path / "out", sources=[str(tmp_path / name) for name in ("records.jsonl", "records.parquet", "broken.parquet")])
+    names = ("records.jsonl", "records.parquet", "broken.parquet")
+    made = build(model, tmp_path / "out", sources=[str(tmp_path / name) for name in names])
     documents = rows(made, "documents")
-    assert [(row["id"], row["licence"], row["language"]) for row in documents] == [("r1", "CC-BY-4.0", "fr"), ("p1", "CC0-1.0", "und")]
+    assert [(row["id"], row["licence"], row["language"]) for row in documents] == [
+        ("r1", "CC-BY-4.0", "fr"), ("p1", "CC0-1.0", "und")]
     assert (documents[0]["year"], documents[0]["authors"]) == (2020, ["A", "B"])
     assert Counter(reasons(made).values()) == {"licence": 2, "malformed": 4}
     given = build(model, tmp_path / "given", sources=[{"input": str(tmp_path / "records.jsonl"), "licence": "CC0-1.0"}])
@@ -299,14 +301,15 @@ def test_code_lists_come_first_and_share_the_budget(model: Path, articles: Path,
     assert 0 < sources["articles"]["tokens"] <= 900
     assert made.manifest["licences"]["PD-US-Gov"] == 16
     assert not any(name.startswith("ICD9CM") for name in unpack(made, "heldout"))
-    shared = build(model, tmp_path / "share", sources=[{**articles_part, "max_tokens": None, "share": 0.1}, codes], max_tokens=9000)
+    part = {**articles_part, "max_tokens": None, "share": 0.1}
+    shared = build(model, tmp_path / "share", sources=[part, codes], max_tokens=9000)
     assert 0 < shared.manifest["counts"]["sources"]["articles"]["tokens"] <= 900
     with pytest.raises(UserError, match=r"no document is left of 8 read \(licence 8; first: ATC:A00"):
         build(model, tmp_path / "atc", sources=[{**codes, "vocabulary": "ATC", "repeat": 1}])
 
 
 def test_same_bytes_on_any_number_of_workers_and_after_an_interruption(model: Path, articles: Path, tmp_path: Path) -> None:
-    archive(articles / "more.tar.gz", {f"{seed}.xml": xml(seed) for seed in range(20, 300)})  # more than one batch
+    archive(articles / "more.tar.gz", {f"{seed}.xml": xml(seed) for seed in range(20, 290)})  # more than one batch
     one = build(model, tmp_path / "one", sources=[str(articles)])
     two = build(model, tmp_path / "two", Machine(workers=2), sources=[str(articles)])
     assert one.manifest["content"] == two.manifest["content"]

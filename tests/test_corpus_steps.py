@@ -135,7 +135,7 @@ def question(identifier: str, stem: str, options: tuple[str, ...] = ("yes", "no"
     return Question(id=identifier, task="t", stem=stem, options=options, answer="A", context=context)
 
 
-def find(text: str, questions: list[Question], fields: tuple[str, ...] = ("stem", "context", "option")) -> list[tuple[str, str, str]]:
+def find(text: str, questions: list[Question], fields: tuple[str, ...] = ("stem", "option")) -> list[tuple[str, str, str]]:
     index = decontaminate.build_index(questions, fields, 13, 5)
     return [(match.question, match.field, decontaminate.span(text, match)) for match in index.matches(text, words_of(text))]
 
@@ -150,7 +150,8 @@ def test_thirteen_words_of_overlap() -> None:
 
 def test_short_parts_match_as_a_whole_and_very_short_ones_never() -> None:
     asked = question("q", "Which vitamin is lacking in scurvy?", ("vitamin C", "a diet of salted meat and ship biscuit"))
-    assert find("Q: which vitamin is lacking in scurvy? Vitamin C.", [asked]) == [("q", "stem", "which vitamin is lacking in scurvy")]
+    found = find("Q: which vitamin is lacking in scurvy? Vitamin C.", [asked])
+    assert found == [("q", "stem", "which vitamin is lacking in scurvy")]
     assert find("Which vitamin is lacking in beriberi?", [asked]) == []
     assert [field for _, field, _ in find("He had a diet of salted meat and ship biscuit.", [asked])] == ["option"]
     assert find("He had a diet of salted meat and ship biscuit.", [asked], fields=("stem",)) == []

@@ -24,10 +24,9 @@ BY4 = "https://creativecommons.org/licenses/by/4.0/"
     # one statement restricts what another one frees
     ([BY4, "open-access", "Creative Commons Attribution Non-Commercial License"], "CC-BY-NC"),
     # a waiver for the data does not free the article
-    ([BY4, "The Creative Commons Public Domain Dedication waiver applies to the data made available in this article"], "CC-BY-4.0"),
+    ([BY4, "The Creative Commons Public Domain Dedication waiver applies to the data of this article"], "CC-BY-4.0"),
     # both uses allowed
-    (["Creative Commons Attribution-NoDerivatives License 4.0, which allows for redistribution, commercial and "
-      "non-commercial, as long as it is passed along unchanged"], "CC-BY-ND-4.0"),
+    (["Creative Commons Attribution-NoDerivatives License 4.0, for commercial and non-commercial use"], "CC-BY-ND-4.0"),
     (["Licença Creative Commons Attribution NonCommercial, sem fins comerciais"], "CC-BY-NC"),
 ])
 def test_identifies(statements: list[str], expected: str) -> None:

@@ -178,6 +178,8 @@ def test_the_l1_rescale_is_a_ratio_of_norms_rounded_like_the_weights() -> None:
     assert methods.l1_rescale(10.0, 4.0, torch.float32) == 2.5
     assert methods.l1_rescale(10.0, 3.0, torch.bfloat16) == float(to_bf16(np.array(10 / 3)))
     assert methods.l1_rescale(1e-9, 1e-9, torch.float32) == methods.l1_rescale(1.0, 0.0, torch.float32) == 1.0
+    assert methods.l1_rescale(2e5, 1e5, torch.float16) == 2.0
+    assert methods.l1_rescale(2.0, 3.0, torch.float16) == float(np.float16(2 / 3))
     assert methods.dare_density(0.53, torch.bfloat16) == float(to_bf16(np.array(0.53)))
 
 

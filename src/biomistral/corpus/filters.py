@@ -40,8 +40,10 @@ def references(text: str) -> Reason:
 
 
 def _is_reference(line: str) -> bool:
-    """Short, with a year, and numbered, with a DOI or with "et al."."""
-    marked = len(line) <= _LONGEST_REFERENCE and ("doi" in line or "et al" in line or _NUMBERED.match(line) is not None)
+    """Short, with a year, and numbered, with a DOI or with "et al."; the row of a table of studies is none."""
+    if len(line) > _LONGEST_REFERENCE or " | " in line:
+        return False
+    marked = "doi" in line or "et al" in line or _NUMBERED.match(line) is not None
     return marked and _YEAR.search(line) is not None
 
 

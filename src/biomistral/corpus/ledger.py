@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from biomistral.corpus import dedup
 
-_COLUMNS = ["id", "source", "licence", "language", "words", "digest", "reason", "detail"]
+_COLUMNS = ["id", "source", "licence", "language", "words", "digest", "url", "reason", "detail"]
 
 
 class Ledger:
@@ -31,6 +31,8 @@ class Ledger:
         self.reason: list[str | None] = columns["reason"]
         self.detail: list[str] = columns["detail"]
         self.digest: list[bytes] = columns["digest"]
+        self.named: npt.NDArray[np.bool_] = np.array([bool(url) for url in columns["url"]], np.bool_)
+        """Whether a document has a PMCID or DOI, and so an address."""
         self.words: npt.NDArray[np.int64] = np.array(columns["words"], np.int64)
         self.source_index: npt.NDArray[np.int32] = np.repeat(np.array(part_sources, np.int32), sizes)
         self.ours: npt.NDArray[np.bool_] = np.repeat(np.array(ours, np.bool_), sizes)
@@ -65,13 +67,14 @@ class Ledger:
 
 
 def refuse_copies(ledger: Ledger, threshold: float | None, scratch: Path) -> None:
-    """Refuse exact and, from ``threshold`` on, near copies; the copy with the most words is kept, then the first read.
+    """Refuse exact and, from ``threshold`` on, near copies.
 
+    Kept is the copy with the most words; of equals one with an address (PMCID or DOI), then the first read.
     Code articles are left out: each retells others on purpose.
     """
     candidates = ledger.kept()
     candidates = candidates[~ledger.ours[candidates]]
-    rank = candidates[np.lexsort((candidates, -ledger.words[candidates]))]
+    rank = candidates[np.lexsort((candidates, ~ledger.named[candidates], -ledger.words[candidates]))]
     for index, (reason, better) in dedup.copies(ledger.id, ledger.digest, rank).items():
         ledger.refuse(index, reason, f"copy of {ledger.id[better]}")
     if threshold is not None and len(candidates):

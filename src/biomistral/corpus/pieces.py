@@ -43,9 +43,6 @@ class Packer:
             raise UserError(f"{folder}: its tokenizer has no BOS token; set bos to auto or never")
         if eos != "never" and self.eos is None:
             raise UserError(f"{folder}: its tokenizer has no EOS token; set eos to never")
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            backend.encode_special_tokens = True  # "</s>" in an article is three characters, not the end of a text
         self.vocab_size = len(self._tokenizer)
 
     @property
@@ -73,8 +70,10 @@ class Packer:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:
             return []
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False,
-                                               return_token_type_ids=False, verbose=False)["input_ids"]
+        # split_special_tokens: "</s>" in an article is four characters, not the end of a text
+        ids: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False,
+            return_token_type_ids=False, verbose=False)["input_ids"]
         return ids
 
     def _piece(self, text: str, ids: list[int], last: bool) -> Piece:

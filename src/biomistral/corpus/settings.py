@@ -64,7 +64,7 @@ class CorpusSettings(StageSettings):
         default=["stem", "context", "option"], min_length=1, description="parts of a question that are looked for")
     decontaminate_ngram: int = Field(13, ge=4, le=50, description="words of overlap that count as contamination")
     decontaminate_shortest: int = Field(
-        6, ge=2, description="shorter parts are looked for as a whole, down to this many words")
+        8, ge=2, description="shorter parts are looked for as a whole, down to this many words")
     decontaminate_policy: Literal["drop", "cut"] = Field(
         "drop", description="drop the document, or cut its paragraphs that match")
 

@@ -133,20 +133,30 @@ def dare_mask(key: int, start: int, count: int, density: float) -> torch.Tensor:
     return torch.from_numpy(numbers < np.uint64(round(density * 2**32)))
 
 
+def dare_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type mergekit drops and rescales in: float16 is done in float32."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def dare_density(density: float, dtype: torch.dtype) -> float:
     """The probability mergekit draws with: in bfloat16 it is rounded to that type first."""
-    return _rounded(density, dtype)
+    return rounded(density, dare_dtype(dtype))
 
 
 def l1_rescale(before: float, after: float, dtype: torch.dtype) -> float:
-    """mergekit's rescale: the ratio of L1 norms before and after thinning, not 1 / density; 1 where either vanishes."""
-    before, after = _rounded(before, dtype), _rounded(after, dtype)
-    return 1.0 if min(before, after) < _L1_FLOOR else _rounded(before / after, dtype)
+    """mergekit's rescale: the ratio of L1 norms before and after thinning, not 1 / density; 1 where either vanishes.
+
+    Norms and ratio round to ``dtype``, but a float16 norm that overflows (mergekit's result is then NaN) stays a float32.
+    """
+    if math.isinf(rounded(before, dtype)):
+        dtype = torch.float32
+    before, after = rounded(before, dtype), rounded(after, dtype)
+    return 1.0 if min(before, after) < _L1_FLOOR else rounded(before / after, dtype)
 
 
-def _rounded(value: float, dtype: torch.dtype) -> float:
-    """float16 has too little range for norms: like mergekit, work in float32 then."""
-    return float(torch.tensor(value, dtype=dtype if dtype == torch.bfloat16 else torch.float32))
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """A number as ``dtype`` holds it."""
+    return float(torch.tensor(value, dtype=dtype))
 
 
 # ---- adding task vectors --------------------------------------------------------------------------------------------

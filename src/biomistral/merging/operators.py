@@ -108,6 +108,7 @@ class Thinned(Whole):
         super().__init__(dtype, numel)
         self.passes = self.selecting + (scale is None)
         self._scale = 1.0 if scale is None else scale
+        self.norm_dtype = dtype
         self._before: list[float] = []
         self._after: list[float] = []
 
@@ -120,7 +121,7 @@ class Thinned(Whole):
         self._after.extend(methods.block_sums(magnitudes.mul_(self.mask(delta, start))))
 
     def settle(self, number: int) -> None:
-        self._scale = methods.l1_rescale(math.fsum(self._before), math.fsum(self._after), self.dtype)
+        self._scale = methods.l1_rescale(math.fsum(self._before), math.fsum(self._after), self.norm_dtype)
 
     def apply(self, delta: torch.Tensor, start: int) -> None:
         mask = self.mask(delta, start)
@@ -178,6 +179,7 @@ class Drop(Thinned):
     def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, density: float, key: int) -> None:
         super().__init__(dtype, numel, scale)
         self._density, self._key = density, key
+        self.norm_dtype = methods.dare_dtype(dtype)
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
         return methods.dare_mask(self._key, start, delta.numel(), self._density)

@@ -7,7 +7,7 @@ from biomistral.models.awq_format import Int4
 from biomistral.quantization.activations import Statistics
 from biomistral.quantization.awq import fast_products, output_error, search_clip, search_scales
 from biomistral.quantization.groups import quantize_groups
-from biomistral.quantization.mappings import INPUTS, LINEARS, NOT_CLIPPED, fold, shared_mean
+from biomistral.quantization.mappings import INPUTS, LINEARS, NOT_CLIPPED, can_fold, fold
 
 
 def round_layer(layer: nn.Module, group_size: int) -> dict[str, Int4]:
@@ -26,8 +26,11 @@ def awq_layer(layer: nn.Module, statistics: dict[str, Statistics], group_size: i
     with fast_products():
         for mapping in INPUTS:
             seen = statistics[mapping.consumers[0]]
+            grams |= dict.fromkeys(mapping.consumers, seen.gram)
+            if not can_fold(layer, mapping):
+                continue
             stacked = torch.cat([layer.get_parameter(f"{name}.weight").data for name in mapping.consumers])
-            scales = search_scales(stacked, seen.gram, shared_mean(layer, mapping, seen.mean), group_size)
+            scales = search_scales(stacked, seen.gram, seen.mean, group_size)
             scales = fold(layer, mapping, scales, stored)
             grams |= dict.fromkeys(mapping.consumers, seen.gram / torch.outer(scales, scales))
         matrices: dict[str, Int4] = {}
@@ -37,5 +40,5 @@ def awq_layer(layer: nn.Module, statistics: dict[str, Statistics], group_size: i
             shrink = search_clip(weight, gram, group_size) if clip and name not in NOT_CLIPPED else None
             matrices[name] = quantize_groups(weight, group_size, shrink)
             difference = matrices[name].dequantized() - weight
-            errors[name] = float(output_error(difference, gram) / output_error(weight, gram))
+            errors[name] = float(output_error(difference, gram) / output_error(weight, gram).clamp(min=1e-30))
     return matrices, errors
