@@ -21,7 +21,7 @@ from biomistral.corpus.ledger import Ledger, refuse_copies
 from biomistral.corpus.pack import pack
 from biomistral.corpus.pieces import Packer
 from biomistral.corpus.screen import Rules
-from biomistral.corpus.select import TokenStore, order_keys, select
+from biomistral.corpus.select import TokenStore, choose_heldout, order_keys, select
 from biomistral.corpus.settings import CorpusSettings
 from biomistral.errors import UserError
 from biomistral.progress import log
@@ -54,12 +54,13 @@ def build_corpus(work: Workspace) -> None:
         parts = gather(units, settings.sources, only, scratch, apply, settings.seed)
     ledger = Ledger(parts, [unit.source for unit in units], [unit.kind == "codes" for unit in units])
     refuse_copies(ledger, settings.deduplicate, scratch)
-    _some_left(ledger)
+    _some_left(ledger, ledger.kept())
     keys = order_keys(ledger, settings.seed)
-    store = select(ledger, keys, settings, packer, scratch / "tokens.bin")
-    _some_left(ledger)
+    heldout = choose_heldout(ledger, settings)
+    store = select(ledger, keys, heldout, settings, packer, scratch / "tokens.bin")
+    _some_left(ledger, ledger.kept()[~heldout[ledger.kept()]])
     _write_documents(work.path, ledger)
-    packing = _pack(work.path, ledger, keys, store, packer, settings)
+    packing = _pack(work.path, ledger, keys, heldout, store, packer, settings.sequence_length)
     _note(work, ledger, store, packing, rules)
     clean(scratch)
 
@@ -86,8 +87,9 @@ def _rules(settings: CorpusSettings, index: QuestionIndex | None) -> Rules:
         policy=settings.decontaminate_policy, near=settings.deduplicate is not None, seed=seed(settings.seed, "minhash"))
 
 
-def _some_left(ledger: Ledger) -> None:
-    if not len(ledger.kept()):
+def _some_left(ledger: Ledger, chosen: npt.NDArray[np.int64]) -> None:
+    """Refuse a corpus with nothing to train on, saying why nothing is left."""
+    if not len(chosen):
         reasons = ", ".join(f"{reason} {count}" for reason, count in ledger.refusals().items()) or "the sources are empty"
         first = next((f"; first: {name}: {detail}" for name, detail in zip(ledger.id, ledger.detail, strict=True) if detail), "")
         raise UserError(f"no document is left of {len(ledger)} read ({reasons}{first}); change the sources or the settings that "
@@ -132,33 +134,17 @@ def _matches(ledger: Ledger) -> Iterator[dict[str, str]]:
                 yield {"document": row["id"], **match}
 
 
-def _pack(folder: Path, ledger: Ledger, keys: npt.NDArray[np.uint64], store: TokenStore, packer: Packer,
-          settings: CorpusSettings) -> dict[str, Any]:
+def _pack(folder: Path, ledger: Ledger, keys: npt.NDArray[np.uint64], heldout: npt.NDArray[np.bool_], store: TokenStore,
+          packer: Packer, sequence_length: int) -> dict[str, Any]:
     chosen = ledger.kept()
     chosen = chosen[np.argsort(keys[chosen], kind="stable")]
-    heldout = _heldout(ledger, chosen, settings)
-    order = [(index, ledger.id[index]) for index in chosen.tolist()]
-    splits = {"train": [entry for entry in order if entry[0] not in heldout],
-              "heldout": [entry for entry in order if entry[0] in heldout]}
-    packing = {"sequence_length": settings.sequence_length, "vocab_size": packer.vocab_size, "dtype": packer.dtype,
+    packing = {"sequence_length": sequence_length, "vocab_size": packer.vocab_size, "dtype": packer.dtype,
                "tokenizer": packer.digest(), "bos": packer.bos, "eos": packer.eos}
-    for name, entries in splits.items():
-        packing[name] = pack(folder / "shards", name, entries, store, packer, settings.sequence_length)
+    for name, part in (("train", chosen[~heldout[chosen]]), ("heldout", chosen[heldout[chosen]])):
+        entries = [(index, ledger.id[index]) for index in part.tolist()]
+        packing[name] = pack(folder / "shards", name, entries, store, packer, sequence_length)
     write_json(folder / "packing.json", packing)
     return packing
-
-
-def _heldout(ledger: Ledger, chosen: npt.NDArray[np.int64], settings: CorpusSettings) -> set[int]:
-    """Articles kept out of training, each by a number drawn from its id, so that a corpus that grows keeps them out.
-
-    Code articles are never held out: every category is to be learnt. At least one article is, if there are two.
-    """
-    draws = {index: seed(settings.seed, "heldout", ledger.id[index]) / 2**63
-             for index in chosen.tolist() if not ledger.ours[index]}
-    if settings.heldout == 0 or len(draws) < 2:
-        return set()
-    found = {index for index, draw in draws.items() if draw < settings.heldout}
-    return found or {min(draws, key=lambda index: (draws[index], index))}
 
 
 def _note(work: Workspace, ledger: Ledger, store: TokenStore, packing: dict[str, Any], rules: Rules) -> None:

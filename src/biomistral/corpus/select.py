@@ -82,30 +82,66 @@ class _Budget:
         return True
 
 
-def select(ledger: Ledger, keys: npt.NDArray[np.uint64], settings: CorpusSettings, packer: Packer, path: Path) -> TokenStore:
-    """Tokenise kept documents in order of precedence until the budget is full; the others are refused as ``over_budget``."""
+def choose_heldout(ledger: Ledger, settings: CorpusSettings) -> npt.NDArray[np.bool_]:
+    """Which kept articles stay out of training, each by a number drawn from its id, so that a corpus that grows keeps them out.
+
+    Code articles are never held out: every category is to be learnt. At least one article is, if there are two.
+    """
+    draws = {index: seed(settings.seed, "heldout", ledger.id[index]) / 2**63
+             for index in ledger.kept().tolist() if not ledger.ours[index]}
+    chosen: npt.NDArray[np.bool_] = np.zeros(len(ledger), np.bool_)
+    if settings.heldout == 0 or len(draws) < 2:
+        return chosen
+    found = [index for index, draw in draws.items() if draw < settings.heldout]
+    chosen[found or [min(draws, key=lambda index: (draws[index], index))]] = True
+    return chosen
+
+
+def select(ledger: Ledger, keys: npt.NDArray[np.uint64], heldout: npt.NDArray[np.bool_], settings: CorpusSettings,
+           packer: Packer, path: Path) -> TokenStore:
+    """Tokenise held-out documents, then kept ones in order of precedence until the budget is full.
+
+    The budget is one of training tokens: held-out documents do not count. What no longer fits is refused as
+    ``over_budget``.
+    """
     path.unlink(missing_ok=True)
     store, budget = TokenStore(path), _Budget(settings)
-    order = ledger.kept()
+    kept = ledger.kept()
+    order = kept[~heldout[kept]]
     if np.isfinite(budget.room(ledger.source_index[order])).any():
         order = order[np.lexsort((keys[order], _precedence(ledger)[order]))]
-    with bar("tokenising", len(order)) as progress:
+    with bar("tokenising", len(kept)) as progress:
+        for chunk in _chunks(ledger, kept[heldout[kept]]):
+            for index, pieces in _tokenise(ledger, chunk, packer).items():
+                store.add(index, pieces)
+            progress.advance(len(chunk))
         while len(order):
             chunk = _chunk(ledger, order, budget)
-            may_fit = ledger.words[chunk] <= budget.room(ledger.source_index[chunk])
-            pieces = _tokenise(ledger, chunk[may_fit], packer)
-            for index in chunk.tolist():
-                num_tokens = sum(len(piece.tokens) for piece in pieces[index]) if index in pieces else math.inf
-                if budget.open[ledger.source_index[index]] and budget.take(int(ledger.source_index[index]), num_tokens):
-                    store.add(index, pieces.pop(index))
-                else:
-                    _over_budget(ledger, [index])
+            _fill(ledger, chunk, budget, packer, store)
             progress.advance(len(chunk))
             order = order[len(chunk):]
             still_open = budget.open[ledger.source_index[order]]
             _over_budget(ledger, order[~still_open].tolist())
             order = order[still_open]
     return store
+
+
+def _fill(ledger: Ledger, chunk: npt.NDArray[np.int64], budget: _Budget, packer: Packer, store: TokenStore) -> None:
+    """Add those of the next documents that fit."""
+    may_fit = ledger.words[chunk] <= budget.room(ledger.source_index[chunk])
+    pieces = _tokenise(ledger, chunk[may_fit], packer)
+    for index in chunk.tolist():
+        num_tokens = sum(len(piece.tokens) for piece in pieces[index]) if index in pieces else math.inf
+        if budget.open[ledger.source_index[index]] and budget.take(int(ledger.source_index[index]), num_tokens):
+            store.add(index, pieces.pop(index))
+        else:
+            _over_budget(ledger, [index])
+
+
+def _chunks(ledger: Ledger, order: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Documents cut into runs of about two million words."""
+    borders = np.cumsum(ledger.words[order]) // _CHUNK_WORDS
+    return [part for part in np.split(order, np.flatnonzero(np.diff(borders)) + 1) if len(part)]
 
 
 def _over_budget(ledger: Ledger, indices: list[int]) -> None:
