@@ -1,5 +1,6 @@
 """The command line: options made from settings, exit codes, one-line errors, machine-readable output."""
 
+import itertools
 import json
 import os
 import signal
@@ -9,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from toy import ToySettings
 
 from biomistral import cli, run
 from biomistral.doctor import examine, render
 from biomistral.options import command_for
+from toy import ToySettings
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +78,21 @@ def test_our_own_bugs_show_a_traceback(tmp_path: Path, monkeypatch: pytest.Monke
         cli.app(args=["run", recipe(tmp_path), "--out", str(tmp_path / "o")])
 
 
-def test_every_command_has_help_that_describes_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = [["run"], ["pretrain"], ["finetune"], ["merge"], ["quantize"], ["evaluate"], ["report"], ["compare"], ["lineage"],
-                ["doctor"], ["model", "import"], ["model", "select"], ["benchmark", "build"], ["corpus", "build"], ["corpus", "show"]]
-    for words in commands:
-        code, out, _ = call(capsys, *words, "--help")
-        assert code == 0
-        for line in out.partition("Options:")[2].splitlines():
-            if line.startswith("  --"):
-                assert len(line.split("  ")) >= 3 or out.splitlines()[out.splitlines().index(line) + 1].startswith("      "), line
+COMMANDS = [["run"], ["pretrain"], ["finetune"], ["merge"], ["quantize"], ["evaluate"], ["report"], ["compare"],
+            ["lineage"], ["doctor"], ["model", "import"], ["model", "select"], ["benchmark", "build"], ["corpus", "build"],
+            ["corpus", "show"]]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_that_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, *words, "--help")
+    assert code == 0
+    summary = out.partition("\n\n")[2].partition("\n\n")[0]
+    assert len(summary.split()) >= 5
+    lines = out.partition("Options:")[2].splitlines()
+    for line, following in itertools.pairwise(lines):
+        if line.startswith("  --"):  # its description stands beside it or on the next line
+            assert "  " in line.strip() or following.startswith(" " * 10), line
 
 
 def test_every_setting_says_what_it_is() -> None:

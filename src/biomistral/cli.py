@@ -84,6 +84,21 @@ def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> 
         _run_stage(settings, out / name, **common)
 
 
+def _run_merge(settings: StageSettings, out: Path | None, plan: bool, **common: Any) -> None:
+    """Make the merge, or with ``--plan`` only say what it would do."""
+    if not plan:
+        if out is None:
+            raise UserError("merge: --out is missing: the folder to write (or --plan to see what would be done)")
+        _run_stage(settings, out, **common)
+        return
+    from biomistral.assets import locate
+    from biomistral.merging.describe import describe
+    from biomistral.merging.merge import plan_of
+
+    text = describe(plan_of(settings, locate))  # type: ignore[arg-type]
+    _emit({"plan": text.splitlines()}, text, common["as_json"])
+
+
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
     _run_stage(settings, out, **common)
     if not common["as_json"]:
@@ -91,8 +106,9 @@ def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
 
 
 def _add(group: typer.Typer, name: str, kind: str, run: Callable[..., None] = _run_stage,
-         flags: dict[str, tuple[str, ...]] | None = None, many: str = "") -> None:
-    group.command(name)(command_for(settings_class(kind), run, _COMMON, flags, many))
+         flags: dict[str, tuple[str, ...]] | None = None, many: str = "",
+         common: list[inspect.Parameter] | None = None) -> None:
+    group.command(name)(command_for(settings_class(kind), run, common or _COMMON, flags, many))
 
 
 @app.command("run")
@@ -120,11 +136,23 @@ _add(benchmark_app, "build", "benchmark")
 _add(corpus_app, "build", "corpus")
 _add(app, "pretrain", "pretrain")
 _add(app, "finetune", "finetune")
-_add(app, "merge", "merge")
+_add(app, "merge", "merge", _run_merge, common=[
+    _parameter("out", Annotated[Path | None, typer.Option("--out", help="folder to write")], None), *_COMMON[1:],
+    _parameter("plan", Annotated[bool, typer.Option("--plan", help="print every tensor, its inputs, bytes and memory; write "
+                                                    "nothing")], False)])
 _add(app, "quantize", "quantize")
 _add(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)}, "model")
 _add(model_app, "select", "select")
 _add(app, "report", "report", _run_report)
+
+
+@corpus_app.command("show")
+def corpus_show(folder: Annotated[Path, typer.Argument(help="corpus folder")], as_json: Json = False) -> None:
+    """The account of a corpus: documents, licences, languages, refusals, packing."""
+    from biomistral.corpus import show
+
+    data = show.account(folder)
+    _emit(data, show.render(data), as_json)
 
 
 @app.command()

@@ -69,7 +69,7 @@ class CorpusSettings(StageSettings):
         "drop", description="drop the document, or cut its paragraphs that match")
 
     max_tokens: int | None = Field(
-        None, ge=1, description="budget of training tokens: code articles first, then other languages, then English until it is full")
+        None, ge=1, description="budget of training tokens: code articles, then other languages, then English until it is full")
     heldout: float = Field(0.01, ge=0, lt=1, description="share of the articles and records kept out of training, by document id")
     sequence_length: int = Field(2048, ge=8, description="tokens a block")
     piece_words: int | None = Field(1000, ge=1, description="most words a piece; null: whole documents")
