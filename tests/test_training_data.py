@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
-from biomistral.training.attention import use_isolated_attention
+from biomistral.training.attention import isolated_attention, use_isolated_attention
 from biomistral.training.batch import IGNORE, Block, check_model, collate, final_hidden
 from biomistral.training.guard import check_corpus, check_model_folder
 from biomistral.training.packed import PackedCorpus
@@ -241,3 +244,20 @@ def test_too_long_is_refused_or_counted(model: Path, tmp_path: Path) -> None:
     assert (blocks.dropped, blocks.num_examples, len(blocks)) == (1, 1, 1)
     with pytest.raises(UserError, match="every example is longer"):
         SupervisedBlocks(path, tokenizer, 2, root=0, too_long="drop")
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 70), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_short_attention_equals_torch(lengths: list[int], seed: int) -> None:
+    """Values and gradients of the dense runs against torch's kernel, one segment at a time."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(1, heads, sum(lengths), 8, generator=generator, requires_grad=True) for heads in (6, 2, 2)]
+    found = isolated_attention(torch.nn.Identity(), *inputs, None, segments=lengths)[0]
+    parts = zip(*(tensor.split(lengths, 2) for tensor in inputs), strict=True)
+    outputs = [scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True) for part in parts]
+    expected = torch.cat(outputs, 2).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn(found.shape, generator=generator)
+    for mine, theirs in zip(torch.autograd.grad((found * weight).sum(), inputs),
+                            torch.autograd.grad((expected * weight).sum(), inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)

@@ -207,7 +207,8 @@ class Workspace:
     key: str
     places: Mapping[str, Path]
     counts: dict[str, Any] = field(default_factory=dict)
-    licences: dict[str, Any] = field(default_factory=dict)
+    licences: dict[str, int] = field(default_factory=dict)
+    """Licence -> how many documents, vocabularies or models came under it."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def locate(self, name: str) -> Path:

@@ -49,7 +49,8 @@ def medconceptsqa(work: Workspace) -> Suite:
     hierarchies = {name: load(name, work.locate(place)) for name, place in settings.vocabularies.items()}
     for name, hierarchy in hierarchies.items():
         work.facts[name] = {"nodes": len(hierarchy), "named": sum(bool(node.name) for node in hierarchy.nodes.values())}
-        work.licences[name] = LICENCES.get(name, "not stated")
+        licence = LICENCES.get(name, "not stated")
+        work.licences[licence] = work.licences.get(licence, 0) + 1
     groups: dict[str, dict[str, tuple[str, ...]]] = {}
     suite = Suite(iter(()))
     if settings.teach is not None:

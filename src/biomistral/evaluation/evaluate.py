@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ def evaluate(work: Workspace) -> None:
     shutil.rmtree(work.path / "parts")
     tasks = dict.fromkeys(row["task"] for row in rows)
     work.counts = {"answers": len(rows), "questions": len({row["question"] for row in rows}), "tasks": len(tasks)}
-    work.licences = {task: entry["licence"] for task, entry in about.get("tasks", {}).items()
-                     if task in tasks and entry.get("licence")}
+    work.licences = Counter(entry["licence"] for task, entry in about.get("tasks", {}).items()
+                            if task in tasks and entry.get("licence"))
     work.facts = {"model": facts, "warnings": found}
 
 

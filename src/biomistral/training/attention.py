@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from biomistral.errors import UserError
+from biomistral.training.short_attention import LONGEST, run_mask, runs_together, short_attention
 
 NAME = "biomistral_isolated"
 
@@ -24,8 +25,8 @@ def isolated_attention(module: torch.nn.Module, query: Tensor, key: Tensor, valu
     """Causal attention inside each segment of one row of tokens.
 
     ``query`` is (1, heads, tokens, head_dim), ``key`` and ``value`` (1, key_value_heads, tokens, head_dim); ``segments``
-    are the lengths, in tokens, that the row is made of (None: one). Returns (1, tokens, heads, head_dim). A segment runs
-    by itself, so no mask of tokens x tokens is made and the work is the sum of the squares of the lengths.
+    are the lengths, in tokens, that the row is made of (None: one). Returns (1, tokens, heads, head_dim). Segments run by
+    themselves, so no mask of tokens x tokens is made and the work is about the sum of the squares of the lengths.
 
     Raises:
         UserError: the model's attention has a part that this one lacks (soft capping, sinks).
@@ -34,14 +35,25 @@ def isolated_attention(module: torch.nn.Module, query: Tensor, key: Tensor, valu
     if unknown:
         raise UserError(f"{type(module).__name__}: attention with {unknown[0]} cannot be trained here; use another model")
     segments = segments or [query.shape[2]]
-    rows = zip(query.split(segments, 2), key.split(segments, 2), value.split(segments, 2), strict=True)
+    dense = query.device.type == "cpu" and not dropout and (sliding_window is None or max(segments) <= sliding_window)
+    runs = runs_together(segments) if dense else [(length,) for length in segments]
+    sizes = [sum(run) for run in runs]
     outputs = []
-    for q, k, v in rows:
-        windowed = sliding_window is not None and q.shape[2] > sliding_window
-        mask = _window_mask(q.shape[2], sliding_window, q.device) if windowed and sliding_window else None
-        outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None,
-                                                    scale=scaling, enable_gqa=q.shape[1] != k.shape[1]))
+    for run, q, k, v in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True):
+        if dense and q.shape[2] <= LONGEST:
+            outputs.append(short_attention(q, k, v, run_mask(run, q.device), scaling or q.shape[3] ** -0.5))
+        else:
+            outputs.append(_segment_attention(q, k, v, scaling, dropout, sliding_window))
     return torch.cat(outputs, 2).transpose(1, 2).contiguous(), None
+
+
+def _segment_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float,
+                       window: int | None) -> Tensor:
+    """Causal attention of one segment by torch's kernel; shapes as in `isolated_attention`."""
+    mask = _window_mask(query.shape[2], window, query.device) if window and query.shape[2] > window else None
+    output: Tensor = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling,
+                                                  is_causal=mask is None, enable_gqa=query.shape[1] != key.shape[1])
+    return output
 
 
 def use_isolated_attention(model: PreTrainedModel) -> None:
