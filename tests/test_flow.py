@@ -86,6 +86,10 @@ WORDS = ["heart", "lung", "kidney", "liver", "brain", "fever", "cough", "pain", 
          "metformin", "daily", "twice", "report", "of", "in", "and"]
 
 
+UNLIKE = ("metrics.jsonl", "adapter/adapter_config.json")
+"""Files that differ between two runs of one recipe: seconds, and the place of the adapter's base model."""
+
+
 def sentence(number: int, length: int) -> str:
     """Words that differ from article to article, without a generator."""
     return " ".join(WORDS[(number * 7 + i * i * 3 + i * number) % len(WORDS)] + (f"{i}" if i % 5 == 0 else "")
@@ -142,8 +146,7 @@ def numbers(out: Path) -> dict[str, object]:
         if artifact.kind == "evaluate":
             found[name] = pq.read_table(artifact.path / "answers.parquet").drop_columns(["seconds"]).to_pydict()
         elif artifact.kind not in ("report",):
-            keep = {file: entry["sha256"] for file, entry in artifact.manifest["files"].items() if "metrics" not in file}
-            found[name] = keep
+            found[name] = {file: entry["sha256"] for file, entry in artifact.manifest["files"].items() if file not in UNLIKE}
         found[name + " key"] = artifact.key
     return found
 
