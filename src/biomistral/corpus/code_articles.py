@@ -1,7 +1,8 @@
 """Articles about medical codes: for each category of a code list, its codes and what they stand for, told in sentences.
 
 A description always stands exactly as in the list, so that it can be learnt word for word, and never in the wording of a
-test question. Each retelling of a category takes other wordings and another order of the facts.
+test question. Each retelling of a category takes other wordings and another order of the facts, and tells each fact once, two
+times in three from code to description: a second sentence on the same code would be learnt by copying the first.
 """
 
 import json
@@ -115,12 +116,10 @@ def _article(hierarchy: Hierarchy, category: str, codes: list[str], telling: int
     heading = HEADS[(shift + telling) % len(HEADS)].format(title=title, code=category, name=name)
     facts = []
     for number, code in enumerate(codes):
-        wording = shift + telling + number
-        fields = {"title": title, "code": code, "name": hierarchy.nodes[code].name}
-        sentences = [FORWARD[wording % len(FORWARD)].format(**fields), BACKWARD[wording % len(BACKWARD)].format(**fields)]
-        if (telling + number) % 2:
-            sentences.reverse()
-        facts.append(" ".join([*sentences, *_notes(hierarchy, code)]))
+        wordings = BACKWARD if (telling + number) % 3 == 2 else FORWARD
+        sentence = wordings[(shift + telling + number) % len(wordings)]
+        told = sentence.format(title=title, code=code, name=hierarchy.nodes[code].name)
+        facts.append(" ".join([told, *(_notes(hierarchy, code) if telling == 0 else ())]))
     if telling:
         draw.shuffle(facts)  # the first telling keeps the list's order
     suffix = f"/{telling + 1}" if telling else ""
