@@ -16,6 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -270,19 +271,14 @@ def produce(settings: StageSettings, out: Path, places: Mapping[str, Path], mach
     folder = partial_folder(out, key)
     lock = _claim(folder)
     try:
-        if not is_artifact(folder):
-            work = Workspace(folder, settings, machine, key, places)
-            started = time.time()
-            _function(settings.make)(work)
-            _seal(work, entries, started)
-        (folder / ".lock").unlink()
-        _publish(folder, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(folder).free if folder.exists() else 0
-            raise UserError(f"{folder.parent}: no space left on this disk ({free / 1e6:.0f} MB free); free some or choose "
-                            "another --out, then run the same command again: it goes on from here") from error
-        raise
+        with _full_disk_is_said(folder):
+            if not is_artifact(folder):
+                work = Workspace(folder, settings, machine, key, places)
+                started = time.time()
+                _function(settings.make)(work)
+                _seal(work, entries, started)
+            (folder / ".lock").unlink()
+            _publish(folder, out)
     except UserError:
         if not any(files_under(folder)):  # refused before any work: leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)
@@ -290,6 +286,21 @@ def produce(settings: StageSettings, out: Path, places: Mapping[str, Path], mach
     finally:
         lock.close()
     return open_artifact(out)
+
+
+@contextmanager
+def _full_disk_is_said(folder: Path) -> Iterator[None]:
+    """A full disk is the user's to mend: one line; what has been written stays, to go on from."""
+    from safetensors import SafetensorError  # reports a full disk in words of its own, not as an OSError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "No space left on device" not in str(error):
+            raise
+        free = shutil.disk_usage(folder.parent).free
+        raise UserError(f"{folder.parent}: no space left on this disk ({free / 1e6:.0f} MB free); free some or choose "
+                        "another --out, then run the same command again: it goes on from here") from error
 
 
 def _function(name: str) -> Any:

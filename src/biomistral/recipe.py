@@ -156,7 +156,9 @@ def parse(model: type[SettingsType], data: Any, where: str = "settings", documen
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as error:
-        problem = error.errors()[0]
+        problems = error.errors()
+        unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+        problem = (unknown or problems)[0]  # a misspelt key also makes another one missing: the misspelling is what helps
         location = problem["loc"]
         place = document.where((*prefix, *location)) if document else where
         key = ".".join(str(step) for step in (*prefix, *location))

@@ -89,13 +89,14 @@ def _plan(settings: BenchmarkSettings, questions: medconcepts.QuestionSet, askab
         for code, split in medconcepts.split(questions.ordered(askable), settings.shots, settings.validation, settings.limit):
             yield code, split, None
         return
+    assert settings.teach is not None
     grouped = {code for codes in groups.values() for code in codes}
     rest = questions.ordered(code for code in askable if code not in grouped)
     yield from ((code, "dev", None) for code in rest[: settings.shots])
     known = set(askable)
     for group, codes in groups.items():
         ordered = questions.ordered(code for code in codes if code in known)
-        for code, split in medconcepts.split(ordered, 0, settings.validation, settings.limit):
+        for code, split in medconcepts.split(ordered, 0, settings.validation, settings.teach.limit):
             yield code, split, group
 
 

@@ -76,14 +76,14 @@ def _shuffled(count: int, generator: random.Random) -> Iterator[int]:
         moved[drawn] = moved.get(place, place)
 
 
-def split(codes: Sequence[str], shots: int, validation: int, limit: int | None) -> Iterator[tuple[str, str]]:
+def split(codes: Sequence[str], shots: int, validation: int, limit: int) -> Iterator[tuple[str, str]]:
     """Pairs (code, split) of ordered codes: the first are the shots, the last validation, and the test is between them.
 
     Taken from both ends, so that more validation questions do not move the test ones, nor the other way round, as long
-    as there are enough of both.
+    as there are enough of both. A ``limit`` of 0 keeps all test questions.
     """
     end = max(shots, len(codes) - validation)
-    stop = end if limit is None else min(end, shots + limit)
+    stop = min(end, shots + limit) if limit else end
     yield from ((code, "dev") for code in codes[:shots])
     yield from ((code, "validation") for code in reversed(codes[end:]))
     yield from ((code, "test") for code in codes[shots:stop])

@@ -22,6 +22,7 @@ class TeachSettings(Settings):
     codes: int = Field(130, ge=1, description="most codes to teach, over all categories")
     smallest: int = Field(4, ge=4, description="fewest codes of a category that is taken")
     largest: int = Field(12, ge=4, description="most codes of a category that is taken")
+    limit: int = Field(0, ge=0, description="most test questions of each group; 0 keeps all, which asks about every code")
     longest_name: int = Field(80, ge=1, description="longest description of a code that is taken, in characters")
 
     @model_validator(mode="after")
@@ -49,7 +50,7 @@ class BenchmarkSettings(StageSettings):
     levels: tuple[Level, ...] = Field(("easy", "medium", "hard"), min_length=1, description="how alike the options are")
     shots: int = Field(4, ge=0, description="questions in the dev split of each set, the examples of few-shot prompts")
     validation: int = Field(0, ge=0, description="questions in the validation split of each set (and group)")
-    limit: int | None = Field(250, ge=1, description="most test questions of each set (and group); null keeps all")
+    limit: int = Field(250, ge=0, description="most test questions of each set; 0 keeps all")
     teach: TeachSettings | None = Field(None, description="choose codes to be taught, and ask about them and as many others")
 
     @model_validator(mode="after")
