@@ -143,6 +143,17 @@ def test_two_processes_never_make_the_same_artifact_and_a_kill_frees_it(tmp_path
     assert execute(ToySettings(fail="hang"), tmp_path / "a").manifest["facts"] == {"resumed": True}
 
 
+def test_what_a_kill_left_half_written_is_no_part_of_the_artifact(tmp_path: Path) -> None:
+    whole = execute(ToySettings(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        execute(ToySettings(fail="interrupt"), tmp_path / "a")
+    leftover = next(tmp_path.glob(".a.*.partial")) / ".manifest.json.123.tmp"
+    leftover.write_text('{"schema":')
+    artifact = execute(ToySettings(fail="interrupt"), tmp_path / "a")
+    assert set(artifact.manifest["files"]) == set(whole.manifest["files"])
+    assert not (artifact.path / leftover.name).exists()
+
+
 def test_a_kill_between_manifest_and_rename_loses_nothing(tmp_path: Path) -> None:
     done = execute(ToySettings(), tmp_path / "a")
     done.path.rename(partial_folder(tmp_path / "a", done.key))

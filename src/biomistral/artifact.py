@@ -310,7 +310,9 @@ def _function(name: str) -> Any:
 
 
 def _seal(work: Workspace, entries: list[dict[str, Any]], started: float) -> None:
-    """Hash every file and write the manifest, last."""
+    """Hash every file and write the manifest, last; what a killed process left half-written is no part of it."""
+    for leftover in work.path.rglob(".*.tmp"):
+        leftover.unlink()
     ancestors: dict[str, Any] = {}
     for entry in entries:
         place = work.places[entry["name"]]
