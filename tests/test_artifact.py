@@ -154,6 +154,11 @@ def test_what_a_kill_left_half_written_is_no_part_of_the_artifact(tmp_path: Path
     assert not (artifact.path / leftover.name).exists()
 
 
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    artifact = execute(ToySettings(), tmp_path / "a")
+    assert {path.stat().st_mode & 0o777 for path in artifact.path.iterdir()} == {artifact.path.stat().st_mode & 0o666}
+
+
 def test_a_kill_between_manifest_and_rename_loses_nothing(tmp_path: Path) -> None:
     done = execute(ToySettings(), tmp_path / "a")
     done.path.rename(partial_folder(tmp_path / "a", done.key))

@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 from biomistral import cli, run
 from biomistral.doctor import examine, render
 from biomistral.options import command_for
+from tiny import make_model
 from toy import ToySettings
 
 
@@ -93,6 +96,64 @@ def test_every_command_has_help_that_teaches(words: list[str], capsys: pytest.Ca
     for line, following in itertools.pairwise(lines):
         if line.startswith("  --"):  # its description stands beside it or on the next line
             assert "  " in line.strip() or following.startswith(" " * 10), line
+
+
+@pytest.fixture(scope="module")
+def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("cli") / "pico")
+
+
+def _spoilt(pico: Path, folder: Path, what: str) -> list[str]:
+    """The arguments of a command whose input is bad in one way."""
+    model = folder / "model"
+    shutil.copytree(pico, model)
+    questions = folder / "q.jsonl"
+    questions.write_text('{"id": "1", "task": "t", "stem": "Fever?", "options": {"A": "yes", "B": "no"}, "answer": "A"}\n')
+    evaluate = ["evaluate", "--model", str(model), "--suite", str(questions), "--protocols", "cloze-mean"]
+    if what == "truncated weights":
+        (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:999])
+    elif what == "no tokenizer":
+        (model / "tokenizer.json").unlink()
+    elif what == "answer not an option":
+        questions.write_text(questions.read_text().replace('"answer": "A"', '"answer": "C"'))
+    elif what == "corrupt GGUF":
+        (folder / "m.gguf").write_bytes(b"GGUF\x03\x00")
+        return ["model", "import", str(folder / "m.gguf")]
+    elif what == "empty corpus":
+        (folder / "articles").mkdir()
+        return ["corpus", "build", str(folder / "articles"), "--tokenizer", str(model)]
+    elif what == "refused corpus":
+        (folder / "articles").mkdir()
+        (folder / "articles" / "a.xml").write_text("<article><front/></article>")
+        return ["corpus", "build", str(folder / "articles"), "--tokenizer", str(model)]
+    elif what == "output taken":
+        (folder / "out").mkdir()
+        (folder / "out" / "thesis.tex").write_text("precious")
+    elif what == "two models of one name":
+        return [*evaluate, "--model", str(model)]
+    return evaluate
+
+
+@pytest.mark.parametrize(("what", "message"), [
+    ("truncated weights", r"model\.safetensors: truncated or corrupt safetensors"),
+    ("no tokenizer", "a model without a tokenizer"),
+    ("answer not an option", r"q\.jsonl:1: .*answer 'C' is not among the options AB"),
+    ("corrupt GGUF", r"m\.gguf: truncated or corrupt GGUF"),
+    ("empty corpus", "nothing here that a source of type auto reads"),
+    ("refused corpus", "no document is left of 1 read"),
+    ("output taken", "already exists and is not an artifact"),
+    ("two models of one name", "two models are called the same"),
+])
+def test_bad_input_ends_in_two_one_line_and_nothing_written(pico: Path, tmp_path: Path, what: str, message: str,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _spoilt(pico, tmp_path, what)
+    code, out, err = call(capsys, *arguments, "--out", str(tmp_path / "out"), "--workers", "1")
+    assert code == 2, err
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert re.search(message, last), last
+    assert last.startswith("biomistral: ")
+    assert [path.name for path in tmp_path.glob("out/*")] == (["thesis.tex"] if what == "output taken" else [])
 
 
 def test_every_setting_says_what_it_is() -> None:

