@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from biomistral.artifact import content_digest, is_artifact, open_artifact, partial_folder, produce, verify
+from biomistral.artifact import is_artifact, open_artifact, partial_folder, produce, verify
 from biomistral.errors import UserError
+from biomistral.files import content_digest
 from biomistral.recipe import Machine
 from biomistral.run import execute
 from toy import ToySettings

@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "biomistral"
 ROOMS = ("reporting", "evaluation", "quantization", "merging", "training", "corpus", "benchmarks")
-BASE = ("errors", "seeds", "recipe", "artifact", "records", "assets", "progress", "codes", "statistics", "calibration", "options")
 
 
 def imports_of(path: Path) -> Iterator[str]:

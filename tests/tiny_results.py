@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from biomistral.artifact import Workspace, input_key, produce, write_json, write_text
+from biomistral.artifact import Workspace, input_key, produce
+from biomistral.files import write_json, write_text
 from biomistral.recipe import Input, StageSettings, canonical_hash
 from biomistral.records import ANSWER_SCHEMA, DOCUMENT_SCHEMA, write_table
 from biomistral.seeds import seed

@@ -8,7 +8,6 @@ inputs hold and of the stage's code version: never of a place or a name.
 import datetime
 import errno
 import fcntl
-import hashlib
 import importlib
 import json
 import os
@@ -24,70 +23,12 @@ from typing import Any
 
 from biomistral import __version__
 from biomistral.errors import UserError
+from biomistral.files import content_digest, file_digest, files_under, write_json
 from biomistral.recipe import Input, Machine, Settings, StageSettings, canonical_hash, plain
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
-_CHUNK = 1 << 22
-_CACHE_FROM_BYTES = 32 << 20
 _VERSIONS_OF = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "lxml", "peft", "gguf")
-
-
-# ---- content hashes -------------------------------------------------------------------------------------------------
-
-
-def _digest_cache(path: Path) -> Path:
-    """Where the digest of a large file is remembered: named by place, size and times, so a changed file is read again."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biomistral" / "digests"
-    stat = path.stat()
-    return root / canonical_hash([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file; those over 32 MB are remembered until they change."""
-    remembered = _digest_cache(path) if path.stat().st_size >= _CACHE_FROM_BYTES else None
-    if remembered is not None and remembered.is_file():
-        return remembered.read_text()
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    if remembered is not None:
-        try:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            write_text(remembered, digest.hexdigest())
-        except OSError:  # a read-only home only costs time
-            pass
-    return digest.hexdigest()
-
-
-def files_under(folder: Path) -> Iterator[Path]:
-    """Every regular file below a folder, in sorted order, without lock and byte-code files."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != ".lock" and "__pycache__" not in path.parts:
-            yield path
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of what a file or a folder holds, whatever its place."""
-    if path.is_file():
-        return file_digest(path)
-    return canonical_hash({file.relative_to(path).as_posix(): file_digest(file) for file in files_under(path)})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: temporary sibling, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON, whole or not at all. NaN is refused: JSON has no such number."""
-    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

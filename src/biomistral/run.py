@@ -8,19 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import (
-    Artifact,
-    input_key,
-    inputs_of,
-    is_artifact,
-    open_artifact,
-    partial_folder,
-    produce,
-    stage_key,
-    write_json,
-)
+from biomistral.artifact import Artifact, input_key, inputs_of, is_artifact, open_artifact, partial_folder, produce, stage_key
 from biomistral.assets import locate
 from biomistral.errors import UserError
+from biomistral.files import write_json
 from biomistral.progress import log
 from biomistral.recipe import Document, Machine, Recipe, StageSettings, load_recipe, nearest, parse
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import Workspace, files_under, write_json, write_text
+from biomistral.artifact import Workspace
 from biomistral.benchmarks import medconcepts, teaching
 from biomistral.benchmarks.distances import Distances
 from biomistral.benchmarks.settings import BenchmarkSettings
 from biomistral.codes import Hierarchy, load
 from biomistral.errors import UserError
+from biomistral.files import files_under, write_json, write_text
 from biomistral.progress import log, track
 from biomistral.records import Question, write_questions
 

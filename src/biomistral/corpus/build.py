@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biomistral.artifact import Workspace, write_json
+from biomistral.artifact import Workspace
 from biomistral.corpus import language, sources
 from biomistral.corpus.code_articles import read_taught
 from biomistral.corpus.decontaminate import QuestionIndex, build_index
@@ -24,6 +24,7 @@ from biomistral.corpus.screen import Rules
 from biomistral.corpus.select import TokenStore, choose_heldout, order_keys, select
 from biomistral.corpus.settings import CorpusSettings
 from biomistral.errors import UserError
+from biomistral.files import write_json
 from biomistral.progress import log
 from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA, read_questions, write_table
 from biomistral.seeds import seed

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from biomistral.artifact import Workspace, input_key, write_json
+from biomistral.artifact import Workspace, input_key
 from biomistral.evaluation.answers import answer_rows
 from biomistral.evaluation.engine import Engine, batches
 from biomistral.evaluation.plan import Group, context_length, make_plan, read_benchmark
 from biomistral.evaluation.summary import Row, summarise, warnings
+from biomistral.files import write_json
 from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device, read_config
 from biomistral.progress import bar, log
 from biomistral.recipe import canonical_hash

@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import MANIFEST, Workspace, files_under, input_key, open_artifact, write_json
+from biomistral.artifact import MANIFEST, Workspace, input_key, open_artifact
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import SelectSettings
+from biomistral.files import files_under, write_json
 
 
 def select(work: Workspace) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import Workspace, is_artifact, open_artifact, write_json, write_text
+from biomistral.artifact import Workspace, is_artifact, open_artifact
 from biomistral.errors import UserError
+from biomistral.files import write_json, write_text
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.settings import MergeSettings
 from biomistral.merging.stream import remove_journal, stream

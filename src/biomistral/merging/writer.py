@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from biomistral.artifact import write_json
+from biomistral.files import write_json
 from biomistral.merging.plan import PlannedTensor
 from biomistral.recipe import canonical_hash
 

@@ -9,8 +9,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from biomistral import assets
-from biomistral.artifact import Workspace, write_json
+from biomistral.artifact import Workspace
 from biomistral.errors import UserError
+from biomistral.files import write_json
 from biomistral.models.gguf import load_gguf
 from biomistral.models.load import load_model, load_tokenizer, num_parameters, read_config, weight_files
 from biomistral.models.save import copy_tokenizer

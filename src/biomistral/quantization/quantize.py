@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from biomistral.artifact import Workspace, is_artifact, open_artifact, write_json
+from biomistral.artifact import Workspace, is_artifact, open_artifact
+from biomistral.files import write_json
 from biomistral.models import skeleton
 from biomistral.models.awq_format import BITS, SUFFIXES, config_entry, pack, unpack
 from biomistral.models.load import num_parameters, pick_device

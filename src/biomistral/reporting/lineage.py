@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import MANIFEST, Artifact, content_digest, is_artifact, open_artifact, verify
+from biomistral.artifact import MANIFEST, Artifact, is_artifact, open_artifact, verify
 from biomistral.errors import UserError
+from biomistral.files import content_digest
 from biomistral.recipe import canonical_hash
 from biomistral.records import read_rows
 

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from biomistral import __version__
-from biomistral.artifact import Workspace, input_key, is_artifact, open_artifact, write_json, write_text
+from biomistral.artifact import Workspace, input_key, is_artifact, open_artifact
 from biomistral.errors import UserError
+from biomistral.files import write_json, write_text
 from biomistral.recipe import nearest
 from biomistral.reporting.charts import Chart, accuracy_chart, loss_chart, percent, reliability_chart
 from biomistral.reporting.compare import boards

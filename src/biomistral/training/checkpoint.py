@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from biomistral.artifact import write_json
+from biomistral.files import write_json
 from biomistral.progress import log
 
 KEPT = 2

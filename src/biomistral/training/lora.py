@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from biomistral.artifact import write_json
 from biomistral.errors import UserError
+from biomistral.files import write_json
 from biomistral.seeds import seed
 from biomistral.training.settings import LoraSettings
 

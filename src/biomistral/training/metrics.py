@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from biomistral.artifact import write_text
+from biomistral.files import write_text
 from biomistral.training.batch import Blocks, batch_loss, collate, micro_batches
 
 
