@@ -1,6 +1,8 @@
 """A run killed anywhere and run again ends in the same bits: weights, adapter and log."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from biomistral.run import execute
 from biomistral.training.checkpoint import Checkpoints
 from biomistral.training.metrics import MetricsLog
+from biomistral.training.settings import PretrainSettings
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
 
@@ -161,3 +165,25 @@ def test_log_is_cut_back(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 3
     assert MetricsLog(path, 0).rows == []
     assert path.read_text() == ""
+
+
+def test_an_interruption_keeps_the_last_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path / "model")
+    settings = PretrainSettings(model=str(model), corpus=str(make_corpus(tmp_path / "corpus", model)), learning_rate=5e-3,
+                                max_steps=6, batch_sequences=2, micro_batch_tokens=64)
+    straight = execute(settings, tmp_path / "straight")
+    add = MetricsLog.add
+
+    def interrupt(self: MetricsLog, row: dict[str, Any]) -> None:
+        add(self, row)
+        if row["step"] == 3 and "loss" in row:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            execute(settings, tmp_path / "cut")
+    assert [path.name for path in tmp_path.glob(".cut.*.partial/checkpoints/*")] == ["step-00000003"]
+    again = execute(settings, tmp_path / "cut")
+    assert again.manifest["files"]["model.safetensors"] == straight.manifest["files"]["model.safetensors"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

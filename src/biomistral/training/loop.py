@@ -16,6 +16,7 @@ from biomistral.seeds import seed
 from biomistral.training.attention import use_isolated_attention
 from biomistral.training.batch import Block, Blocks, batch_loss, check_model, collate, micro_batches
 from biomistral.training.checkpoint import Checkpoints
+from biomistral.training.interrupt import held_back
 from biomistral.training.metrics import MetricsLog, heldout_loss, peak_memory_bytes
 from biomistral.training.order import indices_of_step
 from biomistral.training.plan import Plan, make_plan
@@ -50,14 +51,18 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / CHECKPOINTS)
 
     def run(self) -> None:
-        """Resume from the last sound checkpoint, or start, and train to the end."""
+        """Resume from the last sound checkpoint, or start, and train to the end.
+
+        Raises:
+            KeyboardInterrupt: interrupted; a checkpoint of the last whole step has been kept.
+        """
         done = self._restore()
         self.metrics = MetricsLog(self.folder / "metrics.jsonl", done)
         if done == 0:
             self._evaluate(0)
         self.model.train()
         saved_at = time.monotonic()
-        with bar(self.settings.kind, self.plan.steps) as progress:
+        with bar(self.settings.kind, self.plan.steps) as progress, held_back() as interrupted:
             progress.advance(done)
             for step in range(done, self.plan.steps):
                 row = self._step(step)
@@ -65,9 +70,11 @@ class Training:
                 self._evaluate_if_due(step + 1)
                 progress.advance()
                 progress.say(f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s")
-                if self._checkpoint_due(step + 1, saved_at):
+                if interrupted() or self._checkpoint_due(step + 1, saved_at):
                     self.checkpoints.save(step + 1, self.weights.state())
                     saved_at = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
 
     def _restore(self) -> int:
         found = self.checkpoints.load()
