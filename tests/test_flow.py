@@ -197,6 +197,7 @@ def test_the_smoke_recipe_runs_end_to_end(tmp_path: Path) -> None:
     out = finish(child)
     page = tmp_path / "smoke" / "site" / "index.html"
     assert page.as_uri() in out
+    assert "taught questions (cloze-mean)" in out
     shown = json.loads((tmp_path / "smoke" / "site" / "results.json").read_text())
     assert shown
     for name in ("base", "adapted", "tuned", "merged/slerp", "merged/ties", "merged/dare", "quantised"):

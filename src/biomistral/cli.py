@@ -127,6 +127,8 @@ def run_command(
     rows = run_recipe(recipe, out, profile=profile, start=start, dry_run=dry_run,
                       machine=Machine(device=device, workers=workers))
     lines = [f"{row['state']:8} {row['stage']:24} {row['kind']:10} {row['key'][:12]}  {row['folder']}" for row in rows]
+    findings = [finding for row in rows for finding in row.get("findings", [])]
+    lines += ["", *findings] if findings else []
     pages = [] if dry_run else [Path(row["folder"]) / "index.html" for row in rows if row["kind"] == "report"]
     lines += [f"\nThe leaderboard page: {page.as_uri()}" for page in pages]
     _emit(rows, "\n".join(lines), as_json)

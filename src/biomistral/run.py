@@ -255,4 +255,8 @@ def run_recipe(path: Path, out: Path | None = None, *, profile: str | None = Non
 
 def _row(step: Step, state: str, artifact: Artifact | None = None) -> dict[str, Any]:
     row = {"stage": step.name, "kind": step.settings.kind, "state": state, "key": step.key, "folder": str(step.out)}
-    return row | ({"seconds": artifact.manifest["made"]["seconds"], "counts": artifact.manifest["counts"]} if artifact else {})
+    if artifact is None:
+        return row
+    manifest = artifact.manifest
+    return row | {"seconds": manifest["made"]["seconds"], "counts": manifest["counts"],
+                  "findings": manifest["facts"].get("findings", [])}
