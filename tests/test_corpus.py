@@ -1,6 +1,7 @@
 """The corpus stage through its door: what is kept, refused, written and packed; interrupted, on any number of workers."""
 
 import gzip
+import importlib.util
 import io
 import json
 import signal
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from biomistral.artifact import Artifact
+from biomistral.corpus import encoder
 from biomistral.corpus.settings import CorpusSettings
 from biomistral.errors import UserError
 from biomistral.models.load import load_tokenizer
@@ -77,7 +79,8 @@ def test_the_folder(model: Path, articles: Path, tmp_path: Path) -> None:
     made = build(model, tmp_path / "out", sources=[str(articles)], heldout=0.2)
     names = {path.relative_to(made.path).as_posix() for path in made.path.rglob("*") if path.is_file()}
     assert names == {"manifest.json", "documents.parquet", "refused.parquet", "decontamination.parquet", "ATTRIBUTION.tsv",
-                     "packing.json", *(f"shards/{split}-00000.{kind}" for split in ("train", "heldout")
+                     "duplicates.parquet", "packing.json", "statistics.json", "statistics.html",
+                     *(f"shards/{split}-00000.{kind}" for split in ("train", "heldout")
                                        for kind in ("tokens.npy", "pieces.parquet"))}
     assert pq.read_schema(made.path / "documents.parquet").equals(DOCUMENT_SCHEMA)
     assert pq.read_schema(made.path / "refused.parquet").equals(REFUSED_SCHEMA)
@@ -194,7 +197,7 @@ def test_every_refusal_has_its_reason(model: Path, tmp_path: Path) -> None:
     made = build(model, tmp_path / "out", sources=[str(folder)])
     assert reasons(made) == {
         "mixed:copy.xml": "duplicate", "PMC1002": "licence", "PMC1003": "licence", "mixed:broken.xml": "malformed",
-        "PMC1005": "too_short", "PMC1006": "article_type", "PMC1007": "near_duplicate", "mixed:empty.xml": "malformed",
+        "PMC1005": "too_short", "PMC1006": "retracted", "PMC1007": "near_duplicate", "mixed:empty.xml": "malformed",
         "mixed:book.xml": "not_an_article", "mixed:cut.xml.gz": "truncated", "PMC1011": "not_prose"}
     assert [row["id"] for row in rows(made, "documents")] == ["PMC1010", "PMC1001", "PMC1008"]
     counts = made.manifest["counts"]
@@ -262,6 +265,57 @@ def benchmark(folder: Path) -> Path:
     return folder / "questions.jsonl"
 
 
+def test_text_settings(model: Path, tmp_path: Path) -> None:
+    table = """<table-wrap><label>Table 1</label><caption><p>Doses</p></caption><table><tr><td>5</td><td>6</td></tr></table>
+      </table-wrap>"""
+    body = f"<p>{prose(1)}<fn><p>A note.</p></fn> after [<xref ref-type='bibr'>7</xref>].</p>{table}"
+    (tmp_path / "one.xml").write_bytes(xml(1, body))
+    (tmp_path / "two.xml").write_bytes(xml(2))
+    texts = [rows(build(model, tmp_path / str(number), sources=[str(tmp_path)], **chosen), "documents")[0]["text"]
+             for number, chosen in enumerate([{}, {"tables": False, "footnotes": True, "citations": "keep"}])]
+    assert "5 | 6" in texts[0]
+    assert "A note." not in texts[0]
+    assert "after." in texts[0]
+    assert "5 | 6" not in texts[1]
+    assert "Table 1. Doses." in texts[1]
+    assert "\n\nA note.\n\nafter [7]." in texts[1]
+
+
+def test_best_fit_cuts_no_piece_that_fits(model: Path, articles: Path, tmp_path: Path) -> None:
+    made = build(model, tmp_path / "out", sources=[str(articles)], packing="best_fit", piece_words=20, sequence_length=256)
+    loose = build(model, tmp_path / "loose", sources=[str(articles)], piece_words=20, sequence_length=256)
+    assert loose.manifest["facts"]["packing"]["train"]["cut"] > 0
+    packing = made.manifest["facts"]["packing"]["train"]
+    assert packing["cut"] == 0
+    assert packing["tokens"] + packing["waste"] == packing["blocks"] * 256
+    found = unpack(made, "train")
+    assert len(found.pop("", [])) == packing["waste"]
+    whole = {name: tokens for name, tokens in unpack(loose, "train").items() if len(tokens) == len(found[name])}
+    assert len(whole) >= len(found) - 1  # the last may be cut off with the last block
+    assert {name: Counter(found[name]) for name in whole} == {name: Counter(tokens) for name, tokens in whole.items()}
+    assert sum(map(len, found.values())) == packing["tokens"] == int(sum(
+        row["tokens"] for row in rows(made, "documents") if row["id"] in found))
+
+
+def test_another_tokenizer_than_was_proved_is_noticed(model: Path, articles: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = build(model, tmp_path / "sound", sources=[str(articles)])
+    if not sound.manifest["facts"]["tokenised_by"].startswith("gigatoken"):
+        pytest.skip("the extra 'fast' is not installed")
+    true = encoder._Gigatoken.encode
+
+    def wrong(self: Any, texts: Any) -> Any:
+        ids, lengths = true(self, texts)
+        return (ids ^ 1 if len(texts) > 1 and "e" in texts[0] else ids), lengths
+
+    monkeypatch.setattr(encoder, "CHECKED_ONE_IN", 1)
+    monkeypatch.setattr(encoder, "HARD_TEXTS", ("", "x"))
+    monkeypatch.setattr(encoder._Gigatoken, "encode", wrong)
+    made = build(model, tmp_path / "wrong", Machine(workers=1), sources=[str(articles)])
+    assert made.manifest["facts"]["tokenised_by"].startswith("tokenizers: gigatoken gives other ids for the text")
+    assert unpack(made, "train") == unpack(sound, "train")
+
+
 @pytest.mark.parametrize("policy", ["drop", "cut"])
 def test_decontamination(model: Path, articles: Path, tmp_path: Path, policy: str) -> None:
     questions = benchmark(tmp_path / "bench")
@@ -291,14 +345,14 @@ def test_budget_takes_other_languages_first(model: Path, articles: Path, tmp_pat
 
 
 def test_code_lists_come_first_and_share_the_budget(model: Path, articles: Path, tmp_path: Path) -> None:
-    listing = "".join(f"A{number:02d},,Disease of the {prose(number, 3)}\n" for number in range(8))
+    listing = "".join(f"A{number:02d},,Disease of the {prose(number, 3)}\n" for number in range(80))
     (tmp_path / "codes.csv").write_text("code,parent_code,name\n" + listing)
     codes = {"input": str(tmp_path / "codes.csv"), "type": "codes", "vocabulary": "ICD9CM", "repeat": 2}
     articles_part = {"input": str(articles), "max_tokens": 900}
     made = build(model, tmp_path / "out", sources=[articles_part, codes], heldout=0.5)
     sources = made.manifest["counts"]["sources"]
-    assert sources["codes.csv"]["documents"] == 16
-    assert made.manifest["licences"]["PD-US-Gov"] == 16
+    assert sources["codes.csv"]["documents"] == 160
+    assert made.manifest["licences"]["PD-US-Gov"] == 160
     trained = sum(len(tokens) for name, tokens in unpack(made, "train").items() if not name.startswith("ICD9CM"))
     assert 0 < trained <= 900
     assert sources["articles"]["tokens"] > 900  # what is held out does not count against the budget
@@ -306,8 +360,10 @@ def test_code_lists_come_first_and_share_the_budget(model: Path, articles: Path,
     assert not any(name.startswith("ICD9CM") for name in unpack(made, "heldout"))
     part = {**articles_part, "max_tokens": None, "share": 0.1}
     shared = build(model, tmp_path / "share", sources=[part, codes], max_tokens=9000, heldout=0.0)
-    assert 0 < shared.manifest["counts"]["sources"]["articles"]["tokens"] <= 900
-    with pytest.raises(UserError, match=r"no document is left of 8 read \(licence 8; first: ATC:A00"):
+    tokens = {name: source["tokens"] for name, source in shared.manifest["counts"]["sources"].items()}
+    assert sum(tokens.values()) <= 9000
+    assert 0.05 < tokens["articles"] / sum(tokens.values()) <= 0.1
+    with pytest.raises(UserError, match=r"no document is left of 80 read \(licence 80; first: ATC:A00"):
         build(model, tmp_path / "atc", sources=[{**codes, "vocabulary": "ATC", "repeat": 1}])
 
 
@@ -316,6 +372,9 @@ def test_same_bytes_on_any_number_of_workers_and_after_an_interruption(model: Pa
     one = build(model, tmp_path / "one", sources=[str(articles)])
     two = build(model, tmp_path / "two", Machine(workers=2), sources=[str(articles)])
     assert one.manifest["content"] == two.manifest["content"]
+    if importlib.util.find_spec("ray") is not None:
+        ray = build(model, tmp_path / "ray", Machine(workers=2, executor="ray"), sources=[str(articles)])
+        assert one.manifest["content"] == ray.manifest["content"]
     script = f"""
 import os, signal, sys
 from pathlib import Path
@@ -343,7 +402,7 @@ def test_refused_before_any_work(model: Path, articles: Path, tmp_path: Path) ->
         ({"sources": []}, "sources"),
         ({"sources": [str(tmp_path / "none")]}, "nothing here that a source of type auto reads"),
         ({"sources": [{"input": str(articles), "type": "codes"}]}, "needs its 'vocabulary'"),
-        ({"sources": [{"input": str(articles), "share": 0.5}]}, "share of 'max_tokens'"),
+        ({"sources": [{"input": str(articles), "share": 0.5}]}, "they must sum to 1, not 0.5"),
         ({"sources": [str(articles)], "tokenizer": str(articles)}, "a model without a tokenizer"),
         ({"sources": [str(articles)], "licences": ["by"]}, "licences"),
         ({"sources": [str(articles)], "decontaminate": [str(tmp_path / "none")]}, "no such file"),

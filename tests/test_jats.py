@@ -60,7 +60,7 @@ def test_metadata() -> None:
     ("rates (Figure 2, <xref ref-type='bibr'>3</xref>) rose", "rates (Figure 2) rose"),
     ("see <xref ref-type='fig'>Fig. 2</xref>", "see Fig. 2"),
     (f"the energy <inline-formula>{ENERGY}</inline-formula> is", "the energy E = mc^2 is"),
-    ("<inline-formula><tex-math>\\documentclass{x}\\begin{document}$$a+b$$\\end{document}</tex-math></inline-formula>", "a+b"),
+    ("<inline-formula><tex-math>\\documentclass{x}\\begin{document}$$a+b$$\\end{document}</tex-math></inline-formula>", "$a+b$"),
 ])
 def test_inline_markup(markup: str, expected: str) -> None:
     assert blocks(f"<p>{markup}</p>") == [expected]

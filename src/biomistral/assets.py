@@ -66,6 +66,11 @@ def licence_of(name: str) -> str | None:
     return asset.licence if asset else None
 
 
+def offline() -> bool:
+    """Whether the user has forbidden every download (``HF_HUB_OFFLINE=1``)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def locate(name: str) -> Path:
     """Find an input: ``embedded:NAME``, ``hub:ORG/NAME``, or a local file or folder.
 
@@ -95,13 +100,12 @@ def _from_hub(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf", "*.md"]
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
     except HFValidationError as error:
         raise UserError(f"hub:{name}: not a hub id of the form ORG/NAME or ORG/NAME@REVISION") from error
     except LocalEntryNotFoundError as error:
-        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
         raise UserError(f"hub:{name}: not in the local cache and {why}; on a machine with a network run "
                         f"'hf download {repository}' and copy the folder here, then give its path") from error
     except HfHubHTTPError as error:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
@@ -50,6 +50,8 @@ Json = Annotated[bool, typer.Option("--json", help="print machine-readable resul
 Out = Annotated[Path, typer.Option("--out", help="folder to write; must be new, empty or hold the same artifact")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N or auto")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="worker processes; 0 takes one per core")]
+Executor = Annotated[Literal["local", "ray"], typer.Option(
+    "--executor", help="local: processes of this machine; ray: the cluster RAY_ADDRESS names, else a local one (extra 'ray')")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 
@@ -65,8 +67,9 @@ def _emit(data: Any, text: str, as_json: bool) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else text)
 
 
-def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool) -> None:
-    artifact = execute(settings, out, Machine(device=device, workers=workers, overwrite=overwrite))
+def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
+               executor: Literal["local", "ray"] = "local") -> None:
+    artifact = execute(settings, out, Machine(device=device, workers=workers, overwrite=overwrite, executor=executor))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))
@@ -136,7 +139,7 @@ def run_command(
 
 _add(model_app, "import", "model")
 _add(benchmark_app, "build", "benchmark")
-_add(corpus_app, "build", "corpus")
+_add(corpus_app, "build", "corpus", common=[*_COMMON, _parameter("executor", Executor, "local")])
 _add(app, "pretrain", "pretrain")
 _add(app, "finetune", "finetune")
 _add(app, "merge", "merge", _run_merge, common=[
@@ -147,6 +150,33 @@ _add(app, "quantize", "quantize")
 _add(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)}, "model")
 _add(model_app, "select", "select")
 _add(app, "report", "report", _run_report)
+
+
+@corpus_app.command("download")
+def corpus_download(
+    out: Annotated[Path, typer.Option("--out", help="folder for the packages; give it to 'corpus build' as a source")],
+    subset: Annotated[Literal["oa_comm", "oa_noncomm", "oa_other", "europe_pmc"], typer.Option("--subset", help=(
+        "PMC's by licence (commercial use, non-commercial use, other), or Europe PMC's open-access dumps"))] = "oa_comm",
+    url: Annotated[str | None, typer.Option(
+        "--url", help="base of a mirror: NCBI's oa_bulk area or one that has its layout; the directory itself works too")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="of incremental packages: from this day (YYYY-MM-DD)")] = None,
+    packages: Annotated[Literal["baseline", "incremental", "all"], typer.Option("--packages", help="kinds of packages")] = "all",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many packages")] = None,
+    max_rate: Annotated[float | None, typer.Option("--max-rate", min=0.001, help="most MB a second")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="say what would be fetched; fetch nothing")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch bulk packages of open-access articles; run again, it goes on where it was and fetches only what is missing."""
+    from biomistral.corpus import download
+
+    wanted = download.Download(subset, out, url, since, packages, limit, max_rate)
+    if listing:
+        rows = download.plan(wanted)
+        lines = [f"{row['state']:9} {row['bytes'] / 1e6:10.1f} MB  {row['date']:17} {row['name']}" for row in rows]
+        _emit(rows, "\n".join([*lines, f"{sum(row['bytes'] for row in rows) / 1e9:.2f} GB in {len(rows)} files"]), as_json)
+        return
+    done = download.download(wanted)
+    _emit(done, f"{out}: {done['packages']} packages, {done['fetched']} files fetched ({done['bytes'] / 1e6:.1f} MB)", as_json)
 
 
 @corpus_app.command("show")

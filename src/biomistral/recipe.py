@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -56,6 +56,8 @@ class Machine(Settings):
 
     device: str = Field("auto", description="cpu, cuda, cuda:N or auto")
     workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core")
+    executor: Literal["local", "ray"] = Field(
+        "local", description="what runs many batches: processes of this machine, or a Ray cluster (RAY_ADDRESS)")
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
 
 

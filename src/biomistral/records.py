@@ -16,10 +16,15 @@ LETTERS = "ABCDEFGHIJ"
 
 DOCUMENT_SCHEMA = pa.schema([
     ("id", pa.string()), ("title", pa.string()), ("text", pa.string()), ("licence", pa.string()),
-    ("language", pa.string()), ("source", pa.string()), ("year", pa.int32()), ("journal", pa.string()),
-    ("sections", pa.list_(pa.string())), ("authors", pa.list_(pa.string())), ("url", pa.string()),
+    ("language", pa.string()), ("language_declared", pa.string()), ("source", pa.string()), ("year", pa.int32()),
+    ("journal", pa.string()), ("article_type", pa.string()), ("sections", pa.list_(pa.string())),
+    ("authors", pa.list_(pa.string())), ("pmid", pa.string()), ("doi", pa.string()), ("url", pa.string()),
+    ("words", pa.int32()), ("tokens", pa.int32()),
 ])
-"""One row a document. ``id`` is the PMCID, else the DOI, else ``source:name``; ``licence`` an SPDX-like id (CC-BY-4.0)."""
+"""One row a document. ``id`` is the PMCID, else the DOI, else ``source:name``; ``licence`` an SPDX-like id (CC-BY-4.0).
+
+``language`` is what the corpus takes it for, ``language_declared`` what it says itself; ``tokens`` counts BOS and EOS.
+"""
 
 REFUSED_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 """One row a refused document: ``reason`` is a short fixed word that is counted, ``detail`` what was seen."""

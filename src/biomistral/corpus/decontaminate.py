@@ -1,100 +1,38 @@
-"""Find the questions of a benchmark in the corpus: runs of 13 words, and shorter stems, contexts or options as a whole.
+"""What becomes of a document that holds a benchmark's questions, and the account of what that costs.
 
-The questions are one sorted table of 64-bit hashes, so a document costs one look-up a word whatever their number.
+The default 13 words are those of GPT-3 (Brown et al. 2020, appendix C); `question_index` finds them.
 """
 
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from biomistral.corpus.shingles import Hashes, Words, ngrams, words_of
-from biomistral.records import Question
+from biomistral.corpus.ledger import Ledger
+from biomistral.corpus.question_index import FIELDS, Match, QuestionIndex, build_index, open_index
+from biomistral.corpus.shingles import Words
+from biomistral.files import write_json
 
-_FILTER_BITS = 22
+__all__ = ["LOSS", "MATCH", "Match", "QuestionIndex", "build_index", "cut", "losses", "open_index", "span", "write_report"]
+
+MATCH = pa.struct([("question", pa.string()), ("task", pa.string()), ("field", pa.string()), ("span", pa.string())])
+LOSS = pa.struct([("task", pa.string()), ("words", pa.int32()), ("alone", pa.int32())])
+MATCH_SCHEMA = pa.schema([("document", pa.string()), *MATCH])
+
+ALL = ""
+"""The name under which losses to all tasks together stand."""
+
 _MAX_SPAN = 300
-Table: TypeAlias = tuple[Hashes, npt.NDArray[np.int32], npt.NDArray[np.bool_]]
-"""Sorted unique hashes; the first part that holds each; which leading 22 bits occur at all, for a quick first look."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """A part of a question found in a document: where (character offsets) and what."""
-
-    question: str
-    task: str
-    field: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class QuestionIndex:
-    """For each length in words: the sorted hashes of the questions' word runs, and which part each belongs to."""
-
-    parts: tuple[tuple[str, str, str], ...]
-    """(question, task, field)"""
-    grams: dict[int, Table]
-
-    def matches(self, text: str, words: Words) -> list[Match]:
-        """Every part of a question that stands in the text, once each run of words, by place."""
-        found = [match for size, table in sorted(self.grams.items()) for match in self._of_size(size, table, words)]
-        return sorted(found, key=lambda match: (match.start, match.end, match.question, match.field))
-
-    def _of_size(self, size: int, table: Table, words: Words) -> Iterator[Match]:
-        known, parts, buckets = table
-        grams = ngrams(words.hashes, size)
-        candidates = np.flatnonzero(buckets[grams >> np.uint64(64 - _FILTER_BITS)])
-        at = np.minimum(np.searchsorted(known, grams[candidates]), len(known) - 1)
-        hit = known[at] == grams[candidates]
-        for first, last, part in _runs(candidates[hit].tolist(), parts[at[hit]].tolist()):
-            question, task, field = self.parts[part]
-            yield Match(question, task, field, int(words.starts[first]), int(words.ends[last + size - 1]))
-
-
-def _runs(places: Sequence[int], parts: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring places of one part, joined: (first, last, part)."""
-    start = 0
-    for index in range(1, len(places) + 1):
-        if index == len(places) or places[index] != places[index - 1] + 1 or parts[index] != parts[start]:
-            yield places[start], places[index - 1], parts[start]
-            start = index
-
-
-def build_index(questions: Iterable[Question], fields: Sequence[str], ngram: int, shortest: int) -> QuestionIndex:
-    """Index the chosen fields: all runs of ``ngram`` words; a shorter part as a whole if it has ``shortest`` words."""
-    parts: list[tuple[str, str, str]] = []
-    hashes: dict[int, list[Hashes]] = {}
-    owners: dict[int, list[npt.NDArray[np.int32]]] = {}
-    for question in questions:
-        for field, text in _fields(question, fields):
-            words = words_of(text)
-            size = min(ngram, len(words))
-            if size >= shortest:
-                grams = ngrams(words.hashes, size)
-                hashes.setdefault(size, []).append(grams)
-                owners.setdefault(size, []).append(np.full(len(grams), len(parts), np.int32))
-                parts.append((question.id, question.task, field))
-    return QuestionIndex(tuple(parts), {size: _table(hashes[size], owners[size]) for size in sorted(hashes)})
-
-
-def _fields(question: Question, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
-    if "stem" in fields:
-        yield "stem", question.stem
-    if "context" in fields and question.context:
-        yield "context", question.context
-    if "option" in fields:
-        for option in question.options:
-            yield "option", option
-
-
-def _table(hashes: list[Hashes], owners: list[npt.NDArray[np.int32]]) -> Table:
-    known, first = np.unique(np.concatenate(hashes), return_index=True)
-    buckets: npt.NDArray[np.bool_] = np.zeros(1 << _FILTER_BITS, np.bool_)
-    buckets[known >> np.uint64(64 - _FILTER_BITS)] = True
-    return known, np.concatenate(owners)[first], buckets
+_SPANS = 20
+_COUNTED_SPANS = 200_000
 
 
 def span(text: str, match: Match) -> str:
@@ -102,13 +40,105 @@ def span(text: str, match: Match) -> str:
     return " ".join(text[match.start:min(match.end, match.start + _MAX_SPAN)].split())
 
 
-def cut(text: str, matches: Iterable[Match]) -> str:
+def cut(text: str, matches: Sequence[Match]) -> str:
     """The text without the paragraphs that hold a match, or a part of one."""
-    spans = [(match.start, match.end) for match in matches]
-    kept, start = [], 0
+    return "\n\n".join(text[start:end] for start, end, tasks in _paragraphs(text, matches) if not tasks)
+
+
+def _paragraphs(text: str, matches: Sequence[Match]) -> Iterator[tuple[int, int, set[str]]]:
+    """Start, end and the tasks that match, of every paragraph."""
+    blocks = [0]
     for paragraph in text.split("\n\n"):
-        end = start + len(paragraph)
-        if not any(low < end and high > start for low, high in spans):
-            kept.append(paragraph)
-        start = end + 2
-    return "\n\n".join(kept)
+        blocks.append(blocks[-1] + len(paragraph) + 2)
+    tasks: defaultdict[int, set[str]] = defaultdict(set)
+    for match in matches:
+        number = bisect_left(blocks, match.start + 1) - 1
+        while number + 1 < len(blocks) and blocks[number] < match.end:
+            tasks[number].add(match.task)
+            number += 1
+    for number, (start, after) in enumerate(pairwise(blocks)):
+        yield start, after - 2, tasks[number]
+
+
+def losses(text: str, words: Words, matches: Sequence[Match], dropped: bool) -> list[dict[str, Any]]:
+    """Words that go, to each task and to all: ``words`` hold one of its questions, ``alone`` no other task's (rows of `LOSS`)."""
+    blocks = [(0, len(text), {match.task for match in matches})] if dropped else _paragraphs(text, matches)
+    lost: Counter[str] = Counter()
+    alone: Counter[str] = Counter()
+    for start, end, tasks in blocks:
+        if tasks:
+            count = int(np.searchsorted(words.starts, end) - np.searchsorted(words.starts, start))
+            lost.update(dict.fromkeys((ALL, *tasks), count))
+            alone.update(dict.fromkeys((ALL, *tasks) if len(tasks) == 1 else (ALL,), count))
+    return [{"task": task, "words": lost[task], "alone": alone[task]} for task in sorted(lost)]
+
+
+# ---- the account ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Account:
+    """What was found of one task, or of all."""
+
+    questions: set[str] = field(default_factory=set)
+    by_field: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in FIELDS})
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def row(self, asked: int, searched: int) -> dict[str, int]:
+        counted = ("documents", "dropped", "cut", "words_lost", "words_lost_alone")
+        return {"questions": asked, "too_short": asked - searched, "found": len(self.questions),
+                **{f"by_{name}": len(found) for name, found in self.by_field.items()},
+                **{name: self.counts[name] for name in counted}}
+
+
+def write_report(folder: Path, ledger: Ledger, index: QuestionIndex | None) -> None:
+    """Write ``decontamination.parquet``, one row a match, and with an index ``decontamination.json``, a row a task.
+
+    For each task, and for all: ``questions``; ``too_short`` of them to be looked for; ``found``, and by which field;
+    ``documents`` that hold one, ``dropped`` and ``cut``; ``words_lost``, and those lost to no other task. ``spans``
+    are the runs in most documents: what is no question there is best named in ``decontaminate_except``.
+    """
+    accounts: defaultdict[str, _Account] = defaultdict(_Account)
+    spans: Counter[str] = Counter()
+    temporary = folder / ".decontamination.parquet.tmp"
+    with pq.ParquetWriter(temporary, MATCH_SCHEMA, compression="zstd") as writer:
+        for table in _matched(ledger):
+            rows = table.to_pylist()
+            found = [{"document": row["id"], **match} for row in rows for match in row["matches"]]
+            writer.write_table(pa.Table.from_pylist(found, schema=MATCH_SCHEMA))
+            _add(accounts, spans, rows)
+    temporary.replace(folder / "decontamination.parquet")
+    if index is None:
+        return
+    asked, searched = Counter(dict(zip(index.tasks, index.asked, strict=True))), index.searched()
+    most = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[:_SPANS]
+    write_json(folder / "decontamination.json", {
+        **accounts[ALL].row(asked.total(), searched.total()),
+        "words_kept": int(ledger.words.sum()),
+        "tasks": {task: accounts[task].row(asked[task], searched[task]) for task in sorted(asked)},
+        "spans": [{"span": text, "documents": count} for text, count in most]})
+
+
+def _matched(ledger: Ledger) -> Iterator[pa.Table]:
+    """The documents that hold a question, a group of rows at a time."""
+    for _, table in ledger.groups(np.ones(len(ledger), np.bool_), ["id", "matches", "losses", "reason"]):
+        table = table.filter(pc.greater(pc.list_value_length(table.column("matches")), 0))
+        if len(table):
+            yield table
+
+
+def _add(accounts: defaultdict[str, _Account], spans: Counter[str], rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        fate = "dropped" if row["reason"] is not None else "cut"
+        for match in row["matches"]:
+            for task in (ALL, match["task"]):
+                name = match["question"] if task else f"{match['task']} {match['question']}"
+                accounts[task].questions.add(name)
+                accounts[task].by_field[match["field"]].add(name)
+        for loss in row["losses"]:
+            accounts[loss["task"]].counts.update(
+                {"documents": 1, fate: 1, "words_lost": loss["words"], "words_lost_alone": loss["alone"]})
+        spans.update({match["span"].casefold() for match in row["matches"]})
+    if len(spans) > _COUNTED_SPANS:
+        for text in [text for text, count in spans.items() if count == 1]:
+            del spans[text]

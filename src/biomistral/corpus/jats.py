@@ -11,7 +11,7 @@ from typing import Any
 
 from lxml import etree
 
-from biomistral.corpus.jats_text import TextWriter, inline, name_of
+from biomistral.corpus.jats_text import TextRules, TextWriter, dissolve, inline, name_of
 
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -29,13 +29,13 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True)
 class Article:
-    """One article, or one sub-article (a translation, a decision letter, a reply)."""
+    """One article, one sub-article (a translation, a decision letter, a reply), or one abstract in another language."""
 
     pmcid: str
     pmid: str
     doi: str
     part: str
-    """``""``, or the sub-article's id."""
+    """``""``, the sub-article's id, or ``abstract-LANGUAGE``."""
     title: str
     journal: str
     year: int | None
@@ -47,6 +47,8 @@ class Article:
     licence_statements: tuple[str, ...]
     text: str
     """Title, abstract and body, a blank line between blocks."""
+    relations: tuple[str, ...] = ()
+    """Types of the related articles it names, e.g. ``retracted-article`` (it is a notice), ``retraction-forward``."""
 
     @property
     def id(self) -> str:
@@ -61,7 +63,7 @@ class Article:
         return f"https://doi.org/{self.doi}" if self.doi else ""
 
 
-def parse(data: bytes) -> list[Article]:
+def parse(data: bytes, rules: TextRules = TextRules()) -> list[Article]:  # noqa: B008 (frozen)
     """The articles in an XML file: usually one, and its sub-articles; more in an ``articleset`` or OAI answer.
 
     Raises:
@@ -73,6 +75,8 @@ def parse(data: bytes) -> list[Article]:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
         raise MalformedError("malformed", error.msg or "not XML") from error
+    except LookupError as error:
+        raise MalformedError("encoding", str(error)) from error
     for entity in root.iter(etree.Entity):
         if html.unescape(entity.text or "") == entity.text:
             raise MalformedError("entities", f"line {entity.sourceline}: entity {entity.text} is not one of HTML's")
@@ -80,40 +84,92 @@ def parse(data: bytes) -> list[Article]:
     if not articles:
         raise MalformedError("not_an_article", f"the outermost element is <{name_of(root)}>")
     try:
-        return [article for element in articles for article in _with_parts(element)]
+        return [article for element in articles for article in _with_parts(element, rules)]
     except RecursionError as error:
         raise MalformedError("malformed", "elements are nested too deep") from error
 
 
-def _with_parts(element: Any) -> Iterator[Article]:
-    main = _article(element)
+def _with_parts(element: Any, rules: TextRules) -> Iterator[Article]:
+    main = _article(element, rules)
     yield main
-    for number, part in enumerate(element.iterfind("{*}sub-article"), 1):
-        yield _part(part, main, number)
-    for number, part in enumerate(element.iterfind("{*}response"), 1):
-        yield _part(part, main, number)
+    yield from _abstracts(_find(element, "front/article-meta"), main, rules)
+    yield from _parts(element, main, rules)
 
 
-def _article(element: Any) -> Article:
+def _parts(element: Any, main: Article, rules: TextRules) -> Iterator[Article]:
+    """The sub-articles and responses, and theirs."""
+    for kind in ("sub-article", "response"):
+        for number, child in enumerate(element.iterfind("{*}" + kind), 1):
+            part = _part(child, main, f"{kind}{number}", rules)
+            yield part
+            yield from _abstracts(_stub(child), part, rules)
+            yield from _parts(child, part, rules)
+
+
+def _article(element: Any, rules: TextRules) -> Article:
     journal = _find(element, "front/journal-meta")
     meta = _find(element, "front/article-meta")
-    text, title, sections = _text(element, meta)
+    language = element.get(_LANG) or "en"
+    text, title, sections = _text(element, meta, language, rules)
     return Article(
         pmcid=_pmcid(meta), pmid=_identifier(meta, "pmid"), doi=_identifier(meta, "doi").lower(), part="", title=title,
         journal=_first_text(journal, ".//{*}journal-title") or _first_text(journal, ".//{*}abbrev-journal-title"),
-        year=_year(meta), article_type=element.get("article-type", ""), language=element.get(_LANG) or "en",
-        authors=_authors(meta), sections=sections, licence_statements=tuple(_licence_statements(meta)), text=text)
+        year=_year(meta), article_type=element.get("article-type", ""), language=language,
+        authors=_authors(meta), sections=sections, licence_statements=tuple(_licence_statements(meta)), text=text,
+        relations=_relations(meta))
 
 
-def _part(element: Any, main: Article, number: int) -> Article:
+def _part(element: Any, main: Article, unnamed: str, rules: TextRules) -> Article:
     """A sub-article: what it does not say itself, it has from the article it belongs to."""
-    meta = _find(element, "front-stub") if _find(element, "front-stub") is not None else _find(element, "front/article-meta")
-    text, title, sections = _text(element, meta)
+    meta = _stub(element)
+    language = element.get(_LANG) or main.language
+    text, title, sections = _text(element, meta, language, rules)
     own_type = element.get("article-type") or element.get("response-type") or name_of(element)
     return replace(
-        main, part=element.get("id") or f"{name_of(element)}{number}", title=title or main.title, article_type=own_type,
-        language=element.get(_LANG) or main.language, authors=_authors(meta) or main.authors, sections=sections, text=text,
-        licence_statements=tuple(_licence_statements(meta)) or main.licence_statements)
+        main, part=".".join(filter(None, (main.part, element.get("id") or unnamed))), title=title or main.title,
+        article_type=own_type, language=language, authors=_authors(meta) or main.authors, sections=sections, text=text,
+        licence_statements=tuple(_licence_statements(meta)) or main.licence_statements, relations=_relations(meta))
+
+
+def _abstracts(meta: Any, main: Article, rules: TextRules) -> Iterator[Article]:
+    """Abstracts in other languages: a document each, under their translated title."""
+    if meta is None:
+        return
+    titles = {_language_of(group, ""): _first_text(group, "{*}trans-title") for group in meta.iter("{*}trans-title-group")}
+    seen: set[str] = set()
+    for abstract in (*meta.iterfind("{*}trans-abstract"), *meta.iterfind("{*}abstract")):
+        language = _language_of(abstract, "" if name_of(abstract) == "trans-abstract" else main.language)
+        if _same(language, main.language) or abstract.get("abstract-type", "") in _OTHER_ABSTRACTS - {"translation"}:
+            continue
+        dissolve(abstract)
+        writer = TextWriter(rules)
+        writer.write(abstract)
+        title = titles.get(language, "")
+        number = f"-{len(seen) + 1}" if language in seen else ""
+        seen.add(language)
+        yield replace(main, part=".".join(filter(None, (main.part, f"abstract-{language or 'und'}{number}"))), title=title,
+                      article_type="abstract", language=language or "und", sections=(),
+                      text="\n\n".join([title, *writer.blocks] if title else writer.blocks))
+
+
+def _language_of(element: Any, default: str) -> str:
+    return str(element.get(_LANG) or default)
+
+
+def _same(language: str, other: str) -> bool:
+    """Whether two tags name one language: en-US and EN do."""
+    return language.partition("-")[0].lower() == other.partition("-")[0].lower()
+
+
+def _stub(element: Any) -> Any:
+    """The metadata of a sub-article."""
+    stub = _find(element, "front-stub")
+    return stub if stub is not None else _find(element, "front/article-meta")
+
+
+def _relations(meta: Any) -> tuple[str, ...]:
+    places = meta.iterfind("{*}related-article") if meta is not None else ()
+    return tuple(str(found.get("related-article-type")) for found in places if found.get("related-article-type"))
 
 
 def _find(element: Any, path: str) -> Any:
@@ -184,16 +240,19 @@ def _licence_statements(meta: Any) -> Iterator[str]:
 # ---- text -----------------------------------------------------------------------------------------------------------
 
 
-def _text(element: Any, meta: Any) -> tuple[str, str, tuple[str, ...]]:
+def _text(element: Any, meta: Any, language: str, rules: TextRules) -> tuple[str, str, tuple[str, ...]]:
     """Text, title and the headings of the body's sections."""
-    title = _first_text(meta, "{*}title-group/{*}article-title")
-    writer = TextWriter()
+    title = _first_text(meta, "{*}title-group/{*}article-title") or _first_text(meta, "{*}article-title")
+    writer = TextWriter(rules)
     for abstract in meta.iterfind("{*}abstract") if meta is not None else ():
-        if abstract.get("abstract-type", "") not in _OTHER_ABSTRACTS:
+        own = _same(_language_of(abstract, language), language)
+        if own and abstract.get("abstract-type", "") not in _OTHER_ABSTRACTS:
+            dissolve(abstract)
             writer.write(abstract)
     body = _find(element, "body")
-    for place in (body, _find(element, "back"), _find(element, "floats-group")):
+    for place in (body, *(_find(element, name) for name in ("back", "floats-group", "floats-wrap"))):
         if place is not None:
+            dissolve(place)
             writer.write(place)
     headings = [_first_text(section, "{*}title") for section in body.iterfind("{*}sec")] if body is not None else []
     blocks = [title, *writer.blocks] if title else writer.blocks

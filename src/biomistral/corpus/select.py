@@ -1,172 +1,201 @@
-"""Which documents fill the token budget: code articles, then all other languages, then English (paper, section 3.1)."""
+"""Which documents fill the token budget: the paper's order (section 3.1), or a mix of languages; and shares of sources.
+
+Pure functions over the ledger's arrays. The paper takes code articles first, then all other languages, then English.
+"""
 
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from biomistral.corpus.draws import Draws, draws
+from biomistral.corpus.fill import Indices, Limits, Rooms, fill
 from biomistral.corpus.language import UNKNOWN
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.pieces import Packer, Piece
 from biomistral.corpus.settings import CorpusSettings
-from biomistral.progress import bar
-from biomistral.seeds import seed
 
-_CHUNK_WORDS = 2_000_000
-_TOKENS_A_WORD = 1.5
-_MISSES = 64
-
-
-@dataclass
-class TokenStore:
-    """Token ids of the chosen documents, one after another in a file; what lies where is kept in memory."""
-
-    path: Path
-    offsets: dict[int, int] = field(default_factory=dict)
-    """Document index -> its first token's place in the file."""
-    lengths: dict[int, list[int]] = field(default_factory=dict)
-    """Document index -> tokens of each of its pieces."""
-    num_bytes: dict[int, list[int]] = field(default_factory=dict)
-    """Document index -> UTF-8 size of each of its pieces."""
-    size: int = 0
-
-    def add(self, index: int, pieces: list[Piece]) -> None:
-        with self.path.open("ab") as stream:
-            for piece in pieces:
-                stream.write(piece.tokens.astype("<u4").tobytes())
-        self.offsets[index] = self.size
-        self.lengths[index] = [len(piece.tokens) for piece in pieces]
-        self.num_bytes[index] = [piece.num_bytes for piece in pieces]
-        self.size += sum(self.lengths[index])
-
-    def tokens(self) -> npt.NDArray[np.uint32]:
-        """All tokens, memory-mapped."""
-        return np.memmap(self.path, "<u4", "r", shape=(self.size,)) if self.size else np.zeros(0, np.uint32)
+OTHER = "other"
+"""In reports: languages that a mix does not name."""
+_CHUNK = 1 << 17
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
-def order_keys(ledger: Ledger, root_seed: int) -> npt.NDArray[np.uint64]:
+def order_keys(ledger: Ledger, root_seed: int) -> Draws:
     """A random number a document, a function of the seed and its id alone: sorting by it shuffles the corpus."""
-    return np.array([seed(root_seed, "order", name) for name in ledger.id], np.uint64)
+    return draws(_ids(ledger, np.arange(len(ledger), dtype=np.int64)), root_seed, "order")
 
 
-class _Budget:
-    """How many tokens may still come, in all and from each source; ``open[s]`` is False once source s is full.
-
-    A document that does not fit is passed over for the next ones, so that a small budget is filled by short articles
-    rather than not at all; a source is full once 64 in a row did not fit.
-    """
-
-    def __init__(self, settings: CorpusSettings) -> None:
-        self._left: float = math.inf if settings.max_tokens is None else settings.max_tokens
-        self._of_source: list[float] = [
-            min(source.max_tokens or math.inf, math.inf if source.share is None else math.floor(source.share * self._left))
-            for source in settings.sources]
-        self._misses = [0] * len(self._of_source)
-        self.open: npt.NDArray[np.bool_] = np.ones(len(self._of_source), np.bool_)
-
-    def room(self, sources: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-        """For each of these sources, the tokens that still fit."""
-        return np.minimum(self._left, np.array(self._of_source)[sources])
-
-    def take(self, source: int, tokens: float) -> bool:
-        """Whether a document fits; if so its tokens are gone."""
-        if tokens > min(self._left, self._of_source[source]):
-            self._misses[source] += 1
-            self.open[source] = self._misses[source] < _MISSES
-            return False
-        self._misses[source] = 0
-        self._left -= tokens
-        self._of_source[source] -= tokens
-        return True
-
-
-def choose_heldout(ledger: Ledger, settings: CorpusSettings) -> npt.NDArray[np.bool_]:
+def choose_heldout(ledger: Ledger, settings: CorpusSettings) -> Mask:
     """Which kept articles stay out of training, each by a number drawn from its id, so that a corpus that grows keeps them out.
 
     Code articles are never held out: every category is to be learnt. At least one article is, if there are two.
     """
-    draws = {index: seed(settings.seed, "heldout", ledger.id[index]) / 2**63
-             for index in ledger.kept().tolist() if not ledger.ours[index]}
-    chosen: npt.NDArray[np.bool_] = np.zeros(len(ledger), np.bool_)
-    if settings.heldout == 0 or len(draws) < 2:
+    chosen: Mask = np.zeros(len(ledger), np.bool_)
+    kept = ledger.kept()
+    articles = kept[~ledger.ours[kept]]
+    if settings.heldout == 0 or len(articles) < 2:
         return chosen
-    found = [index for index, draw in draws.items() if draw < settings.heldout]
-    chosen[found or [min(draws, key=lambda index: (draws[index], index))]] = True
+    drawn = draws(_ids(ledger, articles), settings.seed, "heldout")
+    found = articles[drawn < np.uint64(int(settings.heldout * 2**64))]
+    chosen[found if len(found) else articles[[int(np.argmin(drawn))]]] = True
     return chosen
 
 
-def select(ledger: Ledger, keys: npt.NDArray[np.uint64], heldout: npt.NDArray[np.bool_], settings: CorpusSettings,
-           packer: Packer, path: Path) -> TokenStore:
-    """Tokenise held-out documents, then kept ones in order of precedence until the budget is full.
+def select(ledger: Ledger, keys: Draws, heldout: Mask, settings: CorpusSettings) -> Indices:
+    """The training documents in packing order (by key); what finds no room is refused as ``over_budget``.
 
-    The budget is one of training tokens: held-out documents do not count. What no longer fits is refused as
-    ``over_budget``.
+    The budget is one of training tokens: held-out documents do not count. A document that does not fit is passed over for
+    the next ones, so that a small budget is filled by short articles rather than not at all.
     """
-    path.unlink(missing_ok=True)
-    store, budget = TokenStore(path), _Budget(settings)
     kept = ledger.kept()
-    order = kept[~heldout[kept]]
-    if np.isfinite(budget.room(ledger.source_index[order])).any():
-        order = order[np.lexsort((keys[order], _precedence(ledger)[order]))]
-    with bar("tokenising", len(kept)) as progress:
-        for chunk in _chunks(ledger, kept[heldout[kept]]):
-            for index, pieces in _tokenise(ledger, chunk, packer).items():
-                store.add(index, pieces)
-            progress.advance(len(chunk))
-        while len(order):
-            chunk = _chunk(ledger, order, budget)
-            _fill(ledger, chunk, budget, packer, store)
-            progress.advance(len(chunk))
-            order = order[len(chunk):]
-            still_open = budget.open[ledger.source_index[order]]
-            _over_budget(ledger, order[~still_open].tolist())
-            order = order[still_open]
-    return store
+    pool = kept[~heldout[kept]]
+    pool = pool[np.argsort(keys[pool], kind="stable")]
+    shares = np.array([source.share or 0.0 for source in settings.sources])
+    if shares.any():
+        taken = _with_shares(ledger, pool, shares, settings)
+    else:
+        taken = _unshared(ledger, pool, _budget(settings), settings)
+    chosen: Mask = np.zeros(len(ledger), np.bool_)
+    chosen[taken] = True
+    ledger.refuse(pool[~chosen[pool]], "over_budget")
+    return pool[chosen[pool]]
 
 
-def _fill(ledger: Ledger, chunk: npt.NDArray[np.int64], budget: _Budget, packer: Packer, store: TokenStore) -> None:
-    """Add those of the next documents that fit."""
-    may_fit = ledger.words[chunk] <= budget.room(ledger.source_index[chunk])
-    pieces = _tokenise(ledger, chunk[may_fit], packer)
-    for index in chunk.tolist():
-        num_tokens = sum(len(piece.tokens) for piece in pieces[index]) if index in pieces else math.inf
-        if budget.open[ledger.source_index[index]] and budget.take(int(ledger.source_index[index]), num_tokens):
-            store.add(index, pieces.pop(index))
-        else:
-            _over_budget(ledger, [index])
+def _ids(ledger: Ledger, indices: Indices) -> Iterator[list[str]]:
+    for start in range(0, len(indices), _CHUNK):
+        yield ledger.ids(indices[start:start + _CHUNK])
 
 
-def _chunks(ledger: Ledger, order: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """Documents cut into runs of about two million words."""
-    borders = np.cumsum(ledger.words[order]) // _CHUNK_WORDS
-    return [part for part in np.split(order, np.flatnonzero(np.diff(borders)) + 1) if len(part)]
+def _budget(settings: CorpusSettings) -> float:
+    return math.inf if settings.max_tokens is None else settings.max_tokens
 
 
-def _over_budget(ledger: Ledger, indices: list[int]) -> None:
-    for index in indices:
-        ledger.refuse(index, "over_budget", "the token budget was full")
+# ---- sources with a share -----------------------------------------------------------------------------------------------
+
+
+def _with_shares(ledger: Ledger, pool: Indices, shares: Rooms, settings: CorpusSettings) -> Indices:
+    """Each source with a share gets that share of all training tokens, and the others what is left.
+
+    Where the others have too few documents for the budget, or there is none, the shares are of what there is. Where a source
+    with a share runs short, the others take its room, but never more than the budget.
+    """
+    budget, rest = _budget(settings), 1 - float(shares.sum())
+    shared = shares[ledger.source_index[pool]] > 0
+    others, mine = pool[~shared], pool[shared]
+    if rest > 1e-9:
+        found = _unshared(ledger, others, budget * rest, settings)
+        budget = min(budget, _tokens(ledger, found) / rest)
+    else:  # every source has a share: as much as the shortest allows
+        found = others[:0]
+        have = np.bincount(ledger.source_index[mine], ledger.tokens[mine], len(shares))
+        budget = min(budget, float((np.minimum(have, _caps(settings))[shares > 0] / shares[shares > 0]).min()))
+    rooms = np.minimum(np.floor(shares * budget + 1e-6), _caps(settings))
+    taken = fill(mine, ledger.tokens, Limits(math.inf, [ledger.source_index.astype(np.int64)], [rooms]))
+    got = np.bincount(ledger.source_index[taken], ledger.tokens[taken], len(shares))
+    ran_short = got == np.bincount(ledger.source_index[mine], ledger.tokens[mine], len(shares))
+    if len(others) and settings.max_tokens is not None and (ran_short & (shares > 0)).any():
+        found = _unshared(ledger, others, settings.max_tokens - float(got.sum()), settings)
+    return np.concatenate((found, taken))
+
+
+def _caps(settings: CorpusSettings) -> Rooms:
+    """The most tokens of each source."""
+    return np.array([source.max_tokens or math.inf for source in settings.sources], np.float64)
+
+
+def _tokens(ledger: Ledger, indices: Indices) -> int:
+    return int(ledger.tokens[indices].sum(dtype=np.int64))
+
+
+# ---- all other sources --------------------------------------------------------------------------------------------------
+
+
+def _unshared(ledger: Ledger, pool: Indices, budget: float, settings: CorpusSettings) -> Indices:
+    """Documents for a budget, of a pool in order of its keys."""
+    limits = Limits(budget, [ledger.source_index.astype(np.int64)], [_caps(settings)])
+    if settings.mix:
+        return _mixed(ledger, pool, limits, settings.mix)
+    return fill(pool[np.argsort(_precedence(ledger)[pool], kind="stable")], ledger.tokens, limits)
 
 
 def _precedence(ledger: Ledger) -> npt.NDArray[np.int8]:
     """0: code articles, 1: languages other than English, 2: English (or unknown)."""
-    english = np.array([name in ("en", UNKNOWN) for name in ledger.language], np.bool_)
+    english = np.array([name in ("en", UNKNOWN) for name in ledger.languages], np.bool_)[ledger.language_code]
     return np.where(ledger.ours, 0, np.where(english, 2, 1)).astype(np.int8)
 
 
-def _chunk(ledger: Ledger, order: npt.NDArray[np.int64], budget: _Budget) -> npt.NDArray[np.int64]:
-    """The next documents to tokenise at once: about two million words, or as many as there may be room for."""
-    room = budget.room(ledger.source_index[order])
-    limit = min(_CHUNK_WORDS, float(room.min()) / _TOKENS_A_WORD)
-    words = np.where(ledger.words[order] > room, 0, ledger.words[order])  # what cannot fit is not tokenised
-    return order[:int(np.searchsorted(np.cumsum(words), limit)) + 1]
+def _groups(ledger: Ledger, mix: dict[str, float]) -> npt.NDArray[np.int64]:
+    """Which entry of the mix each document counts with; the number after the last: a language it does not name."""
+    places = {name: place for place, name in enumerate(mix)}
+    return np.array([places.get(name, len(mix)) for name in ledger.languages], np.int64)[ledger.language_code]
 
 
-def _tokenise(ledger: Ledger, chunk: npt.NDArray[np.int64], packer: Packer) -> dict[int, list[Piece]]:
-    wanted: npt.NDArray[np.bool_] = np.zeros(len(ledger), np.bool_)
-    wanted[chunk] = True
-    found: dict[int, list[Piece]] = {}
-    for indices, table in ledger.groups(wanted, ["text"]):
-        found.update(zip(indices.tolist(), packer.documents(table.column("text").to_pylist()), strict=True))
+def _mixed(ledger: Ledger, pool: Indices, limits: Limits, mix: dict[str, float]) -> Indices:
+    """Code articles, then languages by their shares of what is left; what a mix leaves over is for languages it does not name.
+
+    Where a language runs short, the others share its room in proportion, until the budget is full or nothing is left.
+    """
+    shares = np.array([*mix.values(), max(0.0, 1 - sum(mix.values()))])
+    shares[shares < 1e-9] = 0
+    groups = _groups(ledger, mix)
+    ours = ledger.ours[pool]
+    taken = [fill(pool[ours], ledger.tokens, limits)]
+    rest = pool[~ours]
+    here: Mask = np.ones(len(ledger), np.bool_)
+    limits.classes.append(groups)
+    limits.rooms.append(np.zeros(len(shares)))
+    growing = shares > 0
+    while growing.any():
+        rooms = limits.rooms[-1]
+        rooms[~growing] = 0
+        rooms[growing] += (limits.room - rooms.sum()) * shares[growing] / shares[growing].sum() + 1e-6
+        taken.append(fill(rest, ledger.tokens, limits))
+        here[taken[-1]] = False
+        rest = rest[here[rest]]
+        may_come = rest[ledger.tokens[rest] <= limits.rooms[0][limits.classes[0][rest]]]
+        left = np.bincount(groups[may_come], minlength=len(shares)) > 0
+        if left[growing].all():
+            break
+        growing &= left
+    return np.concatenate(taken)
+
+
+# ---- the account --------------------------------------------------------------------------------------------------------
+
+
+def achieved(ledger: Ledger, order: Indices, settings: CorpusSettings) -> dict[str, Any]:
+    """What the training tokens are made of, beside what was asked for; for the manifest.
+
+    Returns ``{"tokens", "max_tokens", "languages": {name: {"documents", "tokens", "share"}}, "sources": {...}, "mix": {...}}``.
+    A source with a share, and each entry of a mix, also has ``asked``. Shares are of all training tokens, those of a mix of
+    the tokens it divides: without code articles and sources that have a share of their own.
+    """
+    shared = np.array([source.share is not None for source in settings.sources])
+    divided = order[~ledger.ours[order] & ~shared[ledger.source_index[order]]]
+    names = [source.name or str(source.input) for source in settings.sources]
+    found: dict[str, Any] = {"tokens": _tokens(ledger, order), "max_tokens": settings.max_tokens,
+             "languages": _parts(ledger, order, ledger.language_code, ledger.languages),
+             "sources": _parts(ledger, order, ledger.source_index, names)}
+    for name, source in zip(names, settings.sources, strict=True):
+        if source.share is not None:
+            found["sources"][name]["asked"] = source.share
+    if settings.mix:
+        found["mix"] = _parts(ledger, divided, _groups(ledger, settings.mix), [*settings.mix, OTHER])
+        for name, entry in found["mix"].items():
+            entry["asked"] = settings.mix.get(name, round(max(0.0, 1 - sum(settings.mix.values())), 9))
     return found
+
+
+def _parts(ledger: Ledger, order: Indices, classes: npt.NDArray[Any], names: list[str]) -> dict[str, dict[str, Any]]:
+    """Documents, tokens and share of tokens by class; classes of one name are one, in order of tokens."""
+    documents = np.bincount(classes[order], minlength=len(names))
+    tokens = np.bincount(classes[order], ledger.tokens[order], len(names)).astype(np.int64)
+    entries: dict[str, dict[str, Any]] = {}
+    for place in np.argsort(-tokens, kind="stable").tolist():
+        entry = entries.setdefault(names[place], {"documents": 0, "tokens": 0})
+        entry["documents"] += int(documents[place])
+        entry["tokens"] += int(tokens[place])
+        entry["share"] = round(entry["tokens"] / max(1, int(tokens.sum())), 6)
+    return entries
