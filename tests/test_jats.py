@@ -144,4 +144,4 @@ def test_real_articles() -> None:
         assert found.id.startswith("10.1371/")
         assert found.title
         assert found.text.startswith(found.title)
-        assert not set("\ue000\ue001\ue002\u200b") & set(found.text)
+        assert not set("\x01\x02\x03\x04\u200b") & set(found.text)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lxml import etree
 
-from biomistral.corpus.jats_text import TextRules, TextWriter, dissolve, inline, name_of
+from biomistral.corpus.jats_text import TextRules, TextWriter, dissolve, inline, mended, name_of
 
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -74,13 +74,14 @@ def parse(data: bytes, rules: TextRules = TextRules()) -> list[Article]:  # noqa
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
-        raise MalformedError("malformed", error.msg or "not XML") from error
+        raise MalformedError("malformed", " ".join((error.msg or "not XML").split())) from error
     except LookupError as error:
         raise MalformedError("encoding", str(error)) from error
     for entity in root.iter(etree.Entity):
         if html.unescape(entity.text or "") == entity.text:
             raise MalformedError("entities", f"line {entity.sourceline}: entity {entity.text} is not one of HTML's")
-    articles = [root] if name_of(root) == "article" else list(root.iter("{*}article"))
+    articles = [root] if name_of(root) == "article" else [
+        found for found in root.iter("{*}article") if next(found.iterancestors("{*}article"), None) is None]
     if not articles:
         raise MalformedError("not_an_article", f"the outermost element is <{name_of(root)}>")
     try:
@@ -149,7 +150,7 @@ def _abstracts(meta: Any, main: Article, rules: TextRules) -> Iterator[Article]:
         seen.add(language)
         yield replace(main, part=".".join(filter(None, (main.part, f"abstract-{language or 'und'}{number}"))), title=title,
                       article_type="abstract", language=language or "und", sections=(),
-                      text="\n\n".join([title, *writer.blocks] if title else writer.blocks))
+                      text=mended("\n\n".join([title, *writer.blocks] if title else writer.blocks)))
 
 
 def _language_of(element: Any, default: str) -> str:
@@ -179,7 +180,7 @@ def _find(element: Any, path: str) -> Any:
 
 def _first_text(element: Any, path: str) -> str:
     found = None if element is None else element.find(path)
-    return "" if found is None else inline(found)
+    return "" if found is None else mended(inline(found))
 
 
 # ---- metadata -------------------------------------------------------------------------------------------------------
@@ -233,8 +234,11 @@ def _licence_statements(meta: Any) -> Iterator[str]:
             yield from (value for value in (element.get(_HREF), element.get("href")) if value)
             if name == "license" and element.get("license-type"):
                 yield str(element.get("license-type"))
-            if name in ("license", "license_ref", "copyright-statement"):
-                yield "".join(element.itertext())
+            if name == "license_ref" and element.text:
+                yield element.text
+        for outer in (place, *place):  # the words of one licence once, however it nests
+            if name_of(outer) in ("license", "copyright-statement"):
+                yield "".join(outer.itertext())
 
 
 # ---- text -----------------------------------------------------------------------------------------------------------
@@ -256,4 +260,4 @@ def _text(element: Any, meta: Any, language: str, rules: TextRules) -> tuple[str
             writer.write(place)
     headings = [_first_text(section, "{*}title") for section in body.iterfind("{*}sec")] if body is not None else []
     blocks = [title, *writer.blocks] if title else writer.blocks
-    return "\n\n".join(blocks), title, tuple(heading for heading in headings if heading)
+    return mended("\n\n".join(blocks)), title, tuple(heading for heading in headings if heading)

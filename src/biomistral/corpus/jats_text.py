@@ -31,6 +31,8 @@ _INVISIBLE = ("\u00ad", "\u200b", "\u2060", "\ufeff")
 _DISSOLVED = tuple("{*}" + name for name in (
     "italic", "bold", "ext-link", "named-content", "styled-content", "underline", "sc", "uri", "email", "monospace", "roman",
     "sans-serif", "overline", "strike"))
+_STRANGE = re.compile("[\x80-\x9f\ue000-\uf8ff]")
+_LONG, _MOST_MARKS = 20_000, 30
 _MARKERS = frozenset(("fn", "table-fn", "aff", "corresp", "author-notes", "contrib"))
 _CITED = frozenset(("bibr", "ref"))
 _ONLY_NUMBERS = re.compile(r"[^\W\d_]")
@@ -58,12 +60,40 @@ def name_of(element: Any) -> str:
 
 def plain(text: str) -> str:
     """One paragraph's text: white space single, nothing invisible, NFC."""
+    return _tidy(text) if text.isascii() else _tidy(_visible(text))
+
+
+def _tidy(text: str) -> str:
     if not text.isascii():
-        for character in _INVISIBLE:
-            if character in text:
-                text = text.replace(character, "")
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", text if len(text) < _LONG else _bounded(text))
     return " ".join(text.split())
+
+
+def _visible(text: str) -> str:
+    for character in _INVISIBLE:
+        if character in text:
+            text = text.replace(character, "")
+    return text
+
+
+def _bounded(text: str) -> str:
+    """At most 30 combining marks in a row (Unicode's Stream-Safe Text Format): normalising takes their number squared."""
+    kept, run = [], 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run <= _MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
+
+
+def mended(text: str) -> str:
+    """Without private-use characters (letters of a journal's own font), and with what Windows-1252 means by C1 controls."""
+    return _STRANGE.sub(_meant, text) if not text.isascii() else text
+
+
+def _meant(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return bytes([code]).decode("cp1252", "ignore") if code < 0xA0 else ""
 
 
 def dissolve(element: Any) -> None:
@@ -84,14 +114,19 @@ class TextWriter:
         self._content(element)
         self._flush()
 
-    def _flush(self, prefix: str = "") -> None:
+    def _flush(self) -> None:
         if not self._inline:
             return
         text = "".join(self._inline)
         self._inline.clear()
-        text = plain(without_citations(text) if marked(text) else text)
-        if text and (text[0].isalnum() or any(map(str.isalnum, text))):  # of a paragraph of citations a full stop is left
-            self.blocks.append(prefix + text)
+        if not marked(text):
+            text = plain(text)
+        else:
+            text = _tidy(without_citations(text if text.isascii() else _visible(text)))
+            if not any(map(str.isalnum, text)):  # a paragraph of nothing but citations: a full stop is left
+                return
+        if text:
+            self.blocks.append(text)
 
     def _content(self, element: Any) -> None:
         if element.text:
@@ -108,13 +143,14 @@ class TextWriter:
         self._flush()
 
     def _skip(self, child: Any) -> None:
-        self._inline.append(" ")
+        if not child.tail or child.tail[0].isalnum():  # neither two words in one nor "word , next"
+            self._inline.append(" ")
 
     def _note(self, child: Any) -> None:
         if self._rules.footnotes:
             self._block(child)
         else:
-            self._inline.append(" ")
+            self._skip(child)
 
     def _list_item(self, child: Any) -> None:
         self._flush()
@@ -152,13 +188,10 @@ class TextWriter:
 
     def _rows(self, table: Any) -> Iterator[str]:
         """One line a table row, cells apart by " | " so that neighbouring numbers never become one."""
-        for row in table.iter("{*}tr"):
-            cells = [self._cell(cell) for cell in row]
+        for row in _table_rows(table):
+            cells = [self.inline(cell) if len(cell) else plain(cell.text or "") for cell in row]
             if any(cells):
                 yield " | ".join(cells)
-
-    def _cell(self, cell: Any) -> str:
-        return self.inline(cell) if len(cell) else plain(cell.text or "")
 
     def _table_notes(self, child: Any) -> None:
         if self._rules.tables:
@@ -221,10 +254,11 @@ class TextWriter:
         """Citations and footnote marks are marked for removal; references to figures, tables and sections stay."""
         kind = child.get("ref-type", "")
         if kind in _CITED and self._rules.citations == "drop":
-            said = "".join(child.itertext())
+            said = _words_in(child)
             raised = len(child) > 0 and name_of(child[0]) == "sup"
-            self._inline.append((NAME if _WORD.search(said) else RAISED if raised else NUMBER) + said + END)
-        elif kind in _MARKERS and not _WORD.search(said := "".join(child.itertext())):
+            number = said.isdigit() or _WORD.search(said) is None
+            self._inline.append((NAME if not number else RAISED if raised else NUMBER) + said + END)
+        elif kind in _MARKERS and not _WORD.search(_words_in(child)):
             self._inline.append(f"{RAISED}{END}")
         else:
             self._content(child)
@@ -234,6 +268,20 @@ class TextWriter:
         writer = TextWriter(self._rules)
         writer.write(element)
         return " ".join(" ".join(writer.blocks).split())
+
+
+def _table_rows(table: Any) -> Iterator[Any]:
+    """The table's own rows: those of a table in a cell are read with the cell."""
+    for part in table:
+        name = name_of(part)
+        if name == "tr":
+            yield part
+        elif name in ("thead", "tbody", "tfoot"):
+            yield from (row for row in part if name_of(row) == "tr")
+
+
+def _words_in(element: Any) -> str:
+    return "".join(element.itertext()) if len(element) else element.text or ""
 
 
 Handler: TypeAlias = Callable[[TextWriter, Any], None]
