@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biomistral.corpus.dedup import BANDS, HASHES, ROWS, Copies, band_keys, near_copies
+from biomistral.corpus.cleaning.dedup import BANDS, HASHES, ROWS, Copies, band_keys, near_copies
 
 THRESHOLD = 0.8
 PAIRS = dict.fromkeys((0.7, 0.75, 0.8, 0.85, 0.9, 0.95), 5000)

@@ -22,7 +22,7 @@ from pathlib import Path
 from lxml import etree
 from naive_jats import Document, Unit, Word, expected, letters, names
 
-from biomistral.corpus.jats import Article, MalformedError, parse
+from biomistral.corpus.articles.jats import Article, MalformedError, parse
 
 RESULTS = Path(__file__).parent / "results" / "fidelity.json"
 WRONG = ("lost", "fused", "split", "invented", "document", "reference", "character")

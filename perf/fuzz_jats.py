@@ -307,7 +307,7 @@ def _alarm(number: int, frame: object) -> None:
 
 def attempt(data: bytes) -> str:
     """``parsed``, ``refused: reason``, or what went wrong."""
-    from biomistral.corpus.jats import MalformedError, parse
+    from biomistral.corpus.articles.jats import MalformedError, parse
 
     before = signal.signal(signal.SIGALRM, _alarm)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -328,7 +328,7 @@ def attempt(data: bytes) -> str:
 
 def work(pipe: multiprocessing.connection.Connection, seeds: list[bytes], seed: int, numbers: range) -> None:
     """Try mutants; say before each which it is, so that one that kills the process is known."""
-    import biomistral.corpus.jats  # noqa: F401 (before the limit is set)
+    import biomistral.corpus.articles.jats  # noqa: F401 (before the limit is set)
 
     used = 4096 * int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 1 << 30
     resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, resource.RLIM_INFINITY))

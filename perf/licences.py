@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from biomistral.corpus import jats
-from biomistral.corpus.licences import UNKNOWN, family, identify
+from biomistral.corpus.articles import jats
+from biomistral.corpus.articles.licences import UNKNOWN, family, identify
 
 RESULTS = Path(__file__).parent / "results" / "licences.json"
 WORDS = 14

@@ -16,9 +16,10 @@ os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 import numpy as np
 
-from biomistral.corpus import encoder, jats
-from biomistral.corpus.archives import articles_in
-from biomistral.corpus.pieces import packer_for
+from biomistral.corpus.articles import jats
+from biomistral.corpus.packing import encoder
+from biomistral.corpus.packing.pieces import packer_for
+from biomistral.corpus.sources.archives import articles_in
 
 RESULTS = Path(__file__).parent / "results" / "tokenizers_equal.json"
 

@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
-from biomistral.corpus import streams
-from biomistral.corpus.article_sets import ArticleSplitter, is_article_set
-from biomistral.corpus.streams import DamagedError, Stream, open_unpacked, unpacked
-from biomistral.corpus.tar import TarReader
+from biomistral.corpus.sources import streams
+from biomistral.corpus.sources.article_sets import ArticleSplitter, is_article_set
+from biomistral.corpus.sources.streams import DamagedError, Stream, open_unpacked, unpacked
+from biomistral.corpus.sources.tar import TarReader
 from test_sources import ONE, THREE, TWO, good, read, reasons, special, tar, zstd
 
 

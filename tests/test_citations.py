@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.citations import END, NAME, NUMBER, RAISED, marked, without_citations
+from biomistral.corpus.articles.citations import END, NAME, NUMBER, RAISED, marked, without_citations
 
 
 def marks(text: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from biomistral.artifact import Artifact
-from biomistral.corpus import encoder
+from biomistral.corpus.packing import encoder
 from biomistral.corpus.settings import CorpusSettings
 from biomistral.errors import UserError
 from biomistral.models.load import load_tokenizer

@@ -13,10 +13,10 @@ import pytest
 from lxml import etree
 from lxml import html as lxml_html
 
-from biomistral.corpus import show
-from biomistral.corpus.account import TOP
-from biomistral.corpus.page import write_statistics
-from biomistral.corpus.tallies import LONGEST, Lengths
+from biomistral.corpus.account import show
+from biomistral.corpus.account.numbers import TOP
+from biomistral.corpus.account.page import write_statistics
+from biomistral.corpus.account.tallies import LONGEST, Lengths
 from biomistral.errors import UserError
 from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.code_articles import code_articles
-from biomistral.corpus.pieces import split_words
-from biomistral.corpus.shingles import ngrams, words_of
+from biomistral.corpus.cleaning.shingles import ngrams, words_of
+from biomistral.corpus.packing.pieces import split_words
+from biomistral.corpus.sources.code_articles import code_articles
 from biomistral.errors import UserError
 
 TEXTS = st.text(alphabet="abAB \n.,-\u00e9\u00c9\u4e2d\u6587\u0661\U0001f600", max_size=60)

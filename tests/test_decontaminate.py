@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus import decontaminate
-from biomistral.corpus.gram_table import build_table, expand
+from biomistral.corpus.cleaning import decontaminate
+from biomistral.corpus.cleaning.gram_table import build_table, expand
+from biomistral.corpus.cleaning.shingles import words_of
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.shingles import words_of
 from biomistral.records import Question
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven small grey mice watch it from below the old oak tree"

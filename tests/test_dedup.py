@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus import dedup
-from biomistral.corpus.shingles import words_of
+from biomistral.corpus.cleaning import dedup
+from biomistral.corpus.cleaning.shingles import words_of
 
 
 def jaccard(one: list[str], two: list[str], size: int = 5) -> float:

@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 
 from biomistral.cli import app
-from biomistral.corpus.bulk_layout import choose, folder_url, packages_of, read_page
-from biomistral.corpus.download import RECORD, Download, download, plan
+from biomistral.corpus.download.bulk_layout import choose, folder_url, packages_of, read_page
+from biomistral.corpus.download.fetch import RECORD, Download, download, plan
+from biomistral.corpus.download.transfer import Patience, Rate
 from biomistral.corpus.settings import SourceSettings
-from biomistral.corpus.sources import items_of, units_of
-from biomistral.corpus.transfer import Patience, Rate
+from biomistral.corpus.sources.units import items_of, units_of
 from biomistral.errors import UserError
 from biomistral.recipe import parse
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from biomistral.corpus import encoder as module
-from biomistral.corpus.encoder import HARD_TEXTS, Encoder, TokenizersDifferError, encoder_for
+from biomistral.corpus.packing import encoder as module
+from biomistral.corpus.packing.encoder import HARD_TEXTS, Encoder, TokenizersDifferError, encoder_for
 
 CORPUS = [*HARD_TEXTS, "The patients were treated with 25 mg of metformin in 2019; IC50 was 3.5 nM (p < 0.001)." * 3]
 TEXTS = st.lists(st.text(alphabet="ab 1\n\t.'23\u00e9\u00b2\u0663\u4e2d\U0001f600\u0301\x04\u2581|<>/s", max_size=40), max_size=6)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus import filters, repetition
-from biomistral.corpus.filters import View, quality
+from biomistral.corpus.cleaning import filters, repetition
+from biomistral.corpus.cleaning.filters import View, quality
+from biomistral.corpus.cleaning.shingles import words_of
 from biomistral.corpus.settings import CorpusSettings, FilterSettings
-from biomistral.corpus.shingles import words_of
 
 SENTENCE = "the quick brown fox jumps over the lazy dog while seven small grey mice watch it from below the old oak tree"
 VOCABULARY = re.findall(

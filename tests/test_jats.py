@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomistral.corpus.jats import MalformedError, parse
+from biomistral.corpus.articles.jats import MalformedError, parse
 
 LINK = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:mml="http://www.w3.org/1998/Math/MathML"'
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.jats import MalformedError, parse
+from biomistral.corpus.articles.jats import MalformedError, parse
 from jats_generator import Generated, articles, make, normal, words
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "perf"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from biomistral.corpus import language
-from biomistral.corpus.language import Language, language_of, normal
+from biomistral.corpus.cleaning import language
+from biomistral.corpus.cleaning.language import Language, language_of, normal
 
 ENGLISH = ("The patients with type 2 diabetes mellitus were examined during the clinical study at the hospital, and their blood "
            "pressure was measured in both groups. ")

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from biomistral.corpus import dedup
-from biomistral.corpus.copies import refuse_copies
+from biomistral.corpus.cleaning import dedup
+from biomistral.corpus.cleaning.copies import refuse_copies
+from biomistral.corpus.cleaning.shingles import words_of
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.shingles import words_of
 
 SCHEMA = pa.schema([
     *((name, pa.string()) for name in ("id", "text", "source", "licence", "language", "url", "reason", "detail")),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.licences import family, identify
+from biomistral.corpus.articles.licences import family, identify
 
 BY4 = "https://creativecommons.org/licenses/by/4.0/"
 SPRINGER = ("Open Access This article is licensed under a Creative Commons Attribution 4.0 International License, which permits "

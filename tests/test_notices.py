@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomistral.corpus.notices import withdrawn
+from biomistral.corpus.articles.notices import withdrawn
 
 
 @pytest.mark.parametrize("title", [

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.pack import best_fit
-from biomistral.corpus.pieces import Packer, packer_for, split_words
+from biomistral.corpus.packing.pack import best_fit
+from biomistral.corpus.packing.pieces import Packer, packer_for, split_words
 from biomistral.errors import UserError
 from tiny import make_tokenizer
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.corpus.fill import Limits, fill
-from biomistral.corpus.select import achieved, choose_heldout, order_keys, select
+from biomistral.corpus.choosing.fill import Limits, fill
+from biomistral.corpus.choosing.select import achieved, choose_heldout, order_keys, select
 from biomistral.corpus.settings import CorpusSettings
 
 Array = npt.NDArray[Any]

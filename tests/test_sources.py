@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from biomistral.corpus.filelists import FileList
 from biomistral.corpus.settings import SourceSettings
-from biomistral.corpus.sources import FILES_A_UNIT, Item, batches, items_of, units_of
+from biomistral.corpus.sources.filelists import FileList
+from biomistral.corpus.sources.units import FILES_A_UNIT, Item, batches, items_of, units_of
 from biomistral.errors import UserError
 from biomistral.recipe import parse
 

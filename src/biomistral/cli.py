@@ -167,7 +167,7 @@ def corpus_download(
     as_json: Json = False,
 ) -> None:
     """Fetch bulk packages of open-access articles; run again, it goes on where it was and fetches only what is missing."""
-    from biomistral.corpus import download
+    from biomistral.corpus.download import fetch as download
 
     wanted = download.Download(subset, out, url, since, packages, limit, max_rate)
     if listing:
@@ -182,7 +182,7 @@ def corpus_download(
 @corpus_app.command("show")
 def corpus_show(folder: Annotated[Path, typer.Argument(help="corpus folder")], as_json: Json = False) -> None:
     """The account of a corpus: documents, licences, languages, refusals, packing."""
-    from biomistral.corpus import show
+    from biomistral.corpus.account import show
 
     data = show.account(folder)
     _emit(data, show.render(data), as_json)

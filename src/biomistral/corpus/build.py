@@ -15,22 +15,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from biomistral.artifact import Workspace
-from biomistral.corpus import language, sources
-from biomistral.corpus.code_articles import read_taught
-from biomistral.corpus.copies import refuse_copies
-from biomistral.corpus.decontaminate import QuestionIndex, build_index, write_report
-from biomistral.corpus.encoder import Encoder, TokenizersDifferError
+from biomistral.corpus.account.page import write_statistics
+from biomistral.corpus.choosing.select import achieved, choose_heldout, order_keys, select
+from biomistral.corpus.cleaning import language
+from biomistral.corpus.cleaning.copies import refuse_copies
+from biomistral.corpus.cleaning.decontaminate import QuestionIndex, build_index, write_report
+from biomistral.corpus.cleaning.language import UNKNOWN
 from biomistral.corpus.executor import executor
 from biomistral.corpus.gather import clean, gather
-from biomistral.corpus.language import UNKNOWN
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.pack import pack
-from biomistral.corpus.page import write_statistics
-from biomistral.corpus.pieces import Packer, packer_for
+from biomistral.corpus.packing.encoder import Encoder, TokenizersDifferError
+from biomistral.corpus.packing.pack import pack
+from biomistral.corpus.packing.pieces import Packer, packer_for
+from biomistral.corpus.packing.token_store import TokenStore
 from biomistral.corpus.screen import Rules, screen
-from biomistral.corpus.select import achieved, choose_heldout, order_keys, select
 from biomistral.corpus.settings import CorpusSettings
-from biomistral.corpus.token_store import TokenStore
+from biomistral.corpus.sources import units as sources
+from biomistral.corpus.sources.code_articles import read_taught
 from biomistral.errors import UserError
 from biomistral.files import write_json
 from biomistral.progress import log

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from biomistral.corpus.code_articles import PUBLIC_DOMAIN, code_articles
+from biomistral.corpus.articles.licences import US_GOVERNMENT, identify
+from biomistral.corpus.cleaning.language import Language
 from biomistral.corpus.executor import Apply
-from biomistral.corpus.language import Language
-from biomistral.corpus.licences import US_GOVERNMENT, identify
+from biomistral.corpus.packing.token_store import PIECES, TOKENS
 from biomistral.corpus.screen import CANDIDATE_SCHEMA, Batch, Draft, Screened
 from biomistral.corpus.settings import SourceSettings
-from biomistral.corpus.sources import Unit, batches, items_of
-from biomistral.corpus.token_store import PIECES, TOKENS
+from biomistral.corpus.sources.code_articles import PUBLIC_DOMAIN, code_articles
+from biomistral.corpus.sources.units import Unit, batches, items_of
 from biomistral.progress import bar
 
 ENGLISH = Language("en", "en")
@@ -23,7 +23,7 @@ _REPEATED = ["source", "licence", "language", "language_declared", "language_det
 
 def gather(units: list[Unit], sources: list[SourceSettings], only: dict[int, Path], folder: Path,
            apply: "Apply[Batch, Screened]", root_seed: int) -> list[Path]:
-    """Write one part a unit: its rows (Parquet, `screen.CANDIDATE_SCHEMA`), tokens and pieces (`token_store`).
+    """Write one part a unit: its rows (Parquet, `screen.CANDIDATE_SCHEMA`), tokens and pieces (`packing.token_store`).
 
     A part that is there is not made again: its Parquet file appears last.
     """

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from biomistral.corpus import decontaminate, dedup, filters, jats, licences, notices
-from biomistral.corpus.jats_text import TextRules, plain
-from biomistral.corpus.language import UNKNOWN, Language, language_of, normal
-from biomistral.corpus.pieces import Packer
+from biomistral.corpus.articles import jats, licences, notices
+from biomistral.corpus.articles.jats_text import TextRules, plain
+from biomistral.corpus.cleaning import decontaminate, dedup, filters
+from biomistral.corpus.cleaning.language import UNKNOWN, Language, language_of, normal
+from biomistral.corpus.cleaning.shingles import Words, words_of
+from biomistral.corpus.packing.pieces import Packer
 from biomistral.corpus.settings import CorpusSettings
-from biomistral.corpus.shingles import Words, words_of
-from biomistral.corpus.sources import Item
+from biomistral.corpus.sources.units import Item
 from biomistral.records import DOCUMENT_SCHEMA
 
 CANDIDATE_SCHEMA = pa.schema([
@@ -42,7 +43,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Screened:
-    """A batch that is done: one row a document, the kept ones' tokens and pieces as bytes (`token_store`)."""
+    """A batch that is done: one row a document, the kept ones' tokens and pieces as bytes (`packing.token_store`)."""
 
     table: pa.Table
     tokens: bytes

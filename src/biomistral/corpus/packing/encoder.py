@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-from biomistral.corpus.shingles import codes_of
+from biomistral.corpus.cleaning.shingles import codes_of
 
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Lengths: TypeAlias = npt.NDArray[np.int64]

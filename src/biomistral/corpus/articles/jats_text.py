@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 from lxml import etree
 
-from biomistral.corpus.citations import END, NAME, NUMBER, RAISED, marked, without_citations
-from biomistral.corpus.mathematics import formula
+from biomistral.corpus.articles.citations import END, NAME, NUMBER, RAISED, marked, without_citations
+from biomistral.corpus.articles.mathematics import formula
 
 _SKIPPED = (
     "ref-list", "ack", "notes", "bio", "permissions", "graphic", "media", "inline-graphic", "object-id",

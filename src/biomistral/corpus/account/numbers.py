@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from biomistral.corpus.tallies import Lengths, Ratios, Tally
+from biomistral.corpus.account.tallies import Lengths, Ratios, Tally
 
 TOP = 30  # journals, and pairs of languages, that are named; the others are one row
 EXAMPLES, SAMPLES, SAMPLE_CHARACTERS, CLUSTERS = 3, 3, 600, 5

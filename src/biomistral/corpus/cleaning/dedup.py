@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
-from biomistral.corpus.shingles import Hashes, Words, ngrams
+from biomistral.corpus.cleaning.shingles import Hashes, Words, ngrams
 
 BANDS, ROWS, SHINGLE = 14, 8, 5
 HASHES = BANDS * ROWS

@@ -11,7 +11,7 @@ from typing import Any
 
 from lxml import etree
 
-from biomistral.corpus.jats_text import TextRules, TextWriter, dissolve, inline, mended, name_of
+from biomistral.corpus.articles.jats_text import TextRules, TextWriter, dissolve, inline, mended, name_of
 
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _HREF = "{http://www.w3.org/1999/xlink}href"

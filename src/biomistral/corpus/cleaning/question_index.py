@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus.gram_table import GramTable, build_table, expand
-from biomistral.corpus.shingles import Hashes, Offsets, Words, ngrams, ngrams_at, words_of
+from biomistral.corpus.cleaning.gram_table import GramTable, build_table, expand
+from biomistral.corpus.cleaning.shingles import Hashes, Offsets, Words, ngrams, ngrams_at, words_of
 from biomistral.files import write_json
 from biomistral.records import Question
 

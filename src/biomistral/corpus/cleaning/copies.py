@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from biomistral.corpus import dedup
+from biomistral.corpus.cleaning import dedup
+from biomistral.corpus.cleaning.shingles import Hashes
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.shingles import Hashes
 from biomistral.records import write_table
 
 DUPLICATE_SCHEMA = pa.schema([

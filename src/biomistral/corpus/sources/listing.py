@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from biomistral.corpus.record_files import saved_dataset_files
+from biomistral.corpus.sources.record_files import saved_dataset_files
 from biomistral.errors import UserError
 
 

@@ -6,7 +6,7 @@ Sequences of words are compared by rolling 64-bit hashes; words are what ``shing
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus.shingles import Hashes
+from biomistral.corpus.cleaning.shingles import Hashes
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _BUCKETS = 1 << 12

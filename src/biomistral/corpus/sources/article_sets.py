@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from biomistral.corpus.streams import DamagedError
+from biomistral.corpus.sources.streams import DamagedError
 
 _NAME = rb"[A-Za-z_][\w.-]*"
 _OUTSIDE = re.compile(rb"<(?:!--|!\[CDATA\[|\?|(?:" + _NAME + rb":)?article[\s/>])")

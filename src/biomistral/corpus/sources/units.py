@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from biomistral.corpus.archives import ARTICLES, articles_in, readable, too_large, whole
-from biomistral.corpus.article_sets import ArticleSplitter, is_article_set
-from biomistral.corpus.filelists import FileList, list_beside
-from biomistral.corpus.listing import files_below
-from biomistral.corpus.record_files import rows_of
 from biomistral.corpus.settings import SourceSettings
-from biomistral.corpus.streams import DamagedError, open_unpacked
+from biomistral.corpus.sources.archives import ARTICLES, articles_in, readable, too_large, whole
+from biomistral.corpus.sources.article_sets import ArticleSplitter, is_article_set
+from biomistral.corpus.sources.filelists import FileList, list_beside
+from biomistral.corpus.sources.listing import files_below
+from biomistral.corpus.sources.record_files import rows_of
+from biomistral.corpus.sources.streams import DamagedError, open_unpacked
 from biomistral.errors import UserError
 from biomistral.progress import log
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.artifact import open_artifact
-from biomistral.corpus.account import read_statistics, refused_of
-from biomistral.corpus.page import number, share, shown
+from biomistral.corpus.account.numbers import read_statistics, refused_of
+from biomistral.corpus.account.page import number, share, shown
 from biomistral.errors import UserError
 from biomistral.recipe import nearest
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from biomistral.corpus.streams import DamagedError, Stream, open_unpacked, unpacked
-from biomistral.corpus.tar import TarReader
+from biomistral.corpus.sources.streams import DamagedError, Stream, open_unpacked, unpacked
+from biomistral.corpus.sources.tar import TarReader
 
 ARTICLES = (".xml", ".nxml", ".xml.gz", ".nxml.gz")
 _ZIP_RATIO, _ZIP_FROM = 200, 64 << 20

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.pieces import Packer
-from biomistral.corpus.token_store import Tokens, TokenStore
+from biomistral.corpus.packing.pieces import Packer
+from biomistral.corpus.packing.token_store import Tokens, TokenStore
 from biomistral.progress import track
 
 SHARD_TOKENS = 1 << 27

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus.encoder import Encoder, Ids, Lengths, encoder_for
-from biomistral.corpus.shingles import codes_of
+from biomistral.corpus.cleaning.shingles import codes_of
+from biomistral.corpus.packing.encoder import Encoder, Ids, Lengths, encoder_for
 from biomistral.errors import UserError
 
 _IDEOGRAPHS = ((0x2E80, 0x2FE0), (0x3040, 0x3100), (0x3400, 0xA000), (0xF900, 0xFB00))

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus.draws import Draws, draws
-from biomistral.corpus.fill import Indices, Limits, Rooms, fill
-from biomistral.corpus.language import UNKNOWN
+from biomistral.corpus.choosing.draws import Draws, draws
+from biomistral.corpus.choosing.fill import Indices, Limits, Rooms, fill
+from biomistral.corpus.cleaning.language import UNKNOWN
 from biomistral.corpus.ledger import Ledger
 from biomistral.corpus.settings import CorpusSettings
 

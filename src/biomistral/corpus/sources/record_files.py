@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biomistral.corpus.streams import DamagedError, open_unpacked
+from biomistral.corpus.sources.streams import DamagedError, open_unpacked
 from biomistral.errors import UserError
 from biomistral.records import DOCUMENT_SCHEMA
 

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.assets import offline
-from biomistral.corpus.bulk_layout import NCBI, Listed, Package, Packages, Subset, choose, folder_url, packages_of, read_page
-from biomistral.corpus.streams import DamagedError, open_unpacked
-from biomistral.corpus.transfer import Patience, Rate, RefusedError, Seen, Transfer, fetch_text
+from biomistral.corpus.download.bulk_layout import (
+    NCBI,
+    Listed,
+    Package,
+    Packages,
+    Subset,
+    choose,
+    folder_url,
+    packages_of,
+    read_page,
+)
+from biomistral.corpus.download.transfer import Patience, Rate, RefusedError, Seen, Transfer, fetch_text
+from biomistral.corpus.sources.streams import DamagedError, open_unpacked
 from biomistral.errors import UserError
 from biomistral.files import file_digest, write_json
 from biomistral.progress import bar, log

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from biomistral import __version__
-from biomistral.corpus.account import TOP, statistics
+from biomistral.corpus.account.numbers import TOP, statistics
 from biomistral.files import write_json, write_text
 
 DASH = "–"
@@ -45,7 +45,7 @@ def write_statistics(folder: Path, facts: dict[str, Any]) -> None:
 
     Args:
         folder: the corpus folder (docs/formats.md).
-        facts: see `biomistral.corpus.account.statistics`.
+        facts: see `biomistral.corpus.account.numbers.statistics`.
     """
     found = statistics(folder, facts)
     write_json(folder / "statistics.json", found)
@@ -54,7 +54,7 @@ def write_statistics(folder: Path, facts: dict[str, Any]) -> None:
 
 def render(found: dict[str, Any]) -> str:
     """The page as HTML: every value from the corpus is escaped, and isolated where it may run from right to left."""
-    environment = Environment(loader=PackageLoader("biomistral.corpus", ""), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("biomistral.corpus.account", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "share": share, "shown": shown, "value": setting, "words": in_words}
     return environment.get_template("page.html.j2").render(found, reasons=REASONS, task_columns=TASK_COLUMNS,

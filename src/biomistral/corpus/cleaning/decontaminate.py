@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biomistral.corpus.cleaning.question_index import FIELDS, Match, QuestionIndex, build_index, open_index
+from biomistral.corpus.cleaning.shingles import Words
 from biomistral.corpus.ledger import Ledger
-from biomistral.corpus.question_index import FIELDS, Match, QuestionIndex, build_index, open_index
-from biomistral.corpus.shingles import Words
 from biomistral.files import write_json
 
 __all__ = ["LOSS", "MATCH", "Match", "QuestionIndex", "build_index", "cut", "losses", "open_index", "span", "write_report"]

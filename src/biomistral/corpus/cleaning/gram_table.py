@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus.shingles import Hashes, Offsets
+from biomistral.corpus.cleaning.shingles import Hashes, Offsets
 
 _BLOCK_ENTRIES = 4  # hashes a filter word of 64 bits
 _ONE, _SIX, _LOW = np.uint64(1), np.uint64(6), np.uint64(63)

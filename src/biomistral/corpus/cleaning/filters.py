@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from biomistral.corpus import repetition
+from biomistral.corpus.cleaning import repetition
+from biomistral.corpus.cleaning.shingles import Words, words_of
 from biomistral.corpus.settings import CorpusSettings, FilterSettings
-from biomistral.corpus.shingles import Words, words_of
 
 Reason = tuple[str, str] | None
 """(reason, detail), or None to keep the document."""

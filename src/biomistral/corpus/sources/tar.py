@@ -7,7 +7,7 @@ million), and reads headers of any size into memory; this one reports, forgets a
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from biomistral.corpus.streams import DamagedError, Stream
+from biomistral.corpus.sources.streams import DamagedError, Stream
 
 _BLOCK = 512
 _MOST_HEADER = 1 << 20

@@ -1,0 +1,1 @@
+"""JATS articles: text, metadata, licence, and whether they were retracted."""

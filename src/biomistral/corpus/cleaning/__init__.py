@@ -1,0 +1,1 @@
+"""What leaves a corpus: poor texts, copies, and what the benchmarks ask."""
