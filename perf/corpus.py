@@ -42,7 +42,7 @@ STEPS = {
     "language": ("language",), "filters": ("filters", "repetition"), "words, shingles": ("shingles",),
     "copies": ("dedup", "copies", "ledger"), "decontaminate": ("decontaminate", "question_index", "gram_table"),
     "tokenise": ("pieces", "encoder"), "choose, pack": ("select", "fill", "draws", "pack", "token_store"),
-    "statistics page": ("account", "tallies", "page"), "rows, parts": ("screen", "gather", "build", "executor", "memory"),
+    "statistics page": ("numbers", "tallies", "page"), "rows, parts": ("screen", "gather", "build", "executor", "memory"),
     "hash, manifest": ("artifact", "files", "records"),
 }
 OTHER = "start-up, other files"

@@ -2,7 +2,7 @@
 
     python perf/tokenizers_equal.py ARCHIVE.tar.gz MODEL_FOLDER...
 
-The corpus stage takes gigatoken only for vocabularies where hard texts give equal ids, and checks one document in 128; this
+The corpus stage takes gigatoken only for vocabularies where hard texts give equal ids, and checks one text in 256; this
 script checks all of them. CPU seconds of one thread, second pass of two: gigatoken remembers the words it has met.
 """
 

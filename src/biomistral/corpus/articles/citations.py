@@ -15,6 +15,7 @@ _WORDS = (r"\b(?:and|see|also|e\.?g|i\.?e|cf|refs?|references?|reviewed in|revie
 _GLUE = rf"(?:[\s,;:.\d\u2010-\u2015\-&]|{_WORDS})*"
 _BETWEEN = re.compile(rf"(?:[\s,;:.\u2010-\u2015\-&]|{_WORDS})*", re.IGNORECASE)
 _BETWEEN_IN_BRACKETS = re.compile(_GLUE, re.IGNORECASE)  # "[{1}, 5, {7}]", but not "rate{1} 12 {2}"
+_USUAL = frozenset(("", " ", ",", ", ", "; ", "-", "\u2013"))
 _OPENED = re.compile(rf"[\[(]{_GLUE}$", re.IGNORECASE)
 _CLOSED = re.compile(rf"{_GLUE}[\])]", re.IGNORECASE)
 _LEANS = re.compile(r"\b(?:by|in|from|see|of|to|with|than|per|and|or|refs?\.?|references?)\s*$", re.IGNORECASE)
@@ -35,7 +36,7 @@ def without_citations(text: str) -> str:
     done, at = parts[0], 1
     while at < len(parts):
         last, between = at, _BETWEEN if _opening(done) is None else _BETWEEN_IN_BRACKETS
-        while last + 3 < len(parts) and between.fullmatch(parts[last + 2]):
+        while last + 3 < len(parts) and (parts[last + 2] in _USUAL or between.fullmatch(parts[last + 2])):
             last += 3
         done, parts[last + 2] = _resolve(done, parts[at:last + 2], parts[last + 2])
         done, at = _joined(done, parts[last + 2]), last + 3

@@ -139,8 +139,11 @@ class TextWriter:
 
     def _block(self, child: Any) -> None:
         self._flush()
-        self._content(child)
-        self._flush()
+        if len(child):
+            self._content(child)
+            self._flush()
+        elif text := plain(child.text or ""):
+            self.blocks.append(text)
 
     def _skip(self, child: Any) -> None:
         if not child.tail or child.tail[0].isalnum():  # neither two words in one nor "word , next"
@@ -239,7 +242,7 @@ class TextWriter:
     def _script(self, child: Any, raised: bool) -> None:
         """10<sup>6</sup> must not read 106: a superscript after a letter or digit gets a caret, ordinals (1st) do not."""
         before = self._inline[-1][-1:] if self._inline else ""
-        content = self._inside(child)
+        content = self._inside(child) if len(child) else child.text or ""
         bare = content.strip()
         if before.isalnum():
             content = content.lstrip()  # "N<sub> eff</sub>" is one word
@@ -255,9 +258,10 @@ class TextWriter:
         kind = child.get("ref-type", "")
         if kind in _CITED and self._rules.citations == "drop":
             said = _words_in(child)
-            raised = len(child) > 0 and name_of(child[0]) == "sup"
-            number = said.isdigit() or _WORD.search(said) is None
-            self._inline.append((NAME if not number else RAISED if raised else NUMBER) + said + END)
+            if said.isdigit() or not _WORD.search(said):
+                self._inline.append(f"{RAISED if len(child) and name_of(child[0]) == 'sup' else NUMBER}{said}{END}")
+            else:
+                self._inline.append(f"{NAME}{said}{END}")
         elif kind in _MARKERS and not _WORD.search(_words_in(child)):
             self._inline.append(f"{RAISED}{END}")
         else:
@@ -265,6 +269,8 @@ class TextWriter:
 
     def inline(self, element: Any) -> str:
         """The text of one element as a single paragraph, whatever blocks it holds."""
+        if not len(element):
+            return plain(element.text or "")
         writer = TextWriter(self._rules)
         writer.write(element)
         return " ".join(" ".join(writer.blocks).split())

@@ -59,7 +59,8 @@ def can_detect() -> bool:
 def language_of(declared: str | None, text: str, detect: bool) -> Language:
     """The declared language, unless four fifths of the text's samples surely say another, or it declares none.
 
-    Samples lie evenly over the text; the rest are spared once the first three say what is declared.
+    Samples lie evenly over the text; the rest are spared once the first two say what is declared:
+    then no four of five can say another.
     """
     said = normal(declared)
     if not detect or len(text) < _SHORTEST:
@@ -69,7 +70,7 @@ def language_of(declared: str | None, text: str, detect: bool) -> Language:
         found, confidence = _detect(sample)
         if confidence >= _SURE and found != UNKNOWN:
             votes.append((found, confidence))
-        if len(votes) == 3 and all(found == said for found, _ in votes):
+        if len(votes) == 2 and all(found == said for found, _ in votes):
             break
     if not votes:
         return Language(said, said)
