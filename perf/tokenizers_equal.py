@@ -34,7 +34,7 @@ def timed(made: encoder.Encoder, texts: list[str]) -> tuple[list[list[int]], flo
 
 def main(archive: Path, *folders: Path) -> None:
     items = articles_in(archive, 64 << 20)
-    texts = [article.text for item in items if getattr(item, "data", b"") for article in jats.parse(item.data)]
+    texts = [article.text for _, data, *_ in items if isinstance(data, bytes) for article in jats.parse(data)]
     size = round(sum(len(text.encode()) for text in texts) / 1e6, 1)
     found = {"documents": len(texts), "megabytes_of_text": size, "tokenizers": {}}
     for folder in folders:

@@ -180,10 +180,18 @@ def corpus_download(
 
 
 @corpus_app.command("show")
-def corpus_show(folder: Annotated[Path, typer.Argument(help="corpus folder")], as_json: Json = False) -> None:
-    """The account of a corpus: documents, licences, languages, refusals, packing."""
+def corpus_show(
+    folder: Annotated[Path, typer.Argument(help="corpus folder")],
+    refused: Annotated[str | None, typer.Option("--refused", help="list what was refused for a reason, e.g. licence")] = None,
+    as_json: Json = False,
+) -> None:
+    """The account of a corpus: documents, licences, languages, refusals, packing; or what was refused for one reason."""
     from biomistral.corpus.account import show
 
+    if refused is not None:
+        rows = list(show.refused(folder, refused))
+        _emit(rows, show.render_refused(iter(rows)), as_json)
+        return
     data = show.account(folder)
     _emit(data, show.render(data), as_json)
 
