@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomistral.corpus.cleaning.shingles import ngrams, words_of
-from biomistral.corpus.packing.pieces import split_words
 from biomistral.corpus.sources.code_articles import code_articles
 from biomistral.errors import UserError
 
@@ -44,16 +43,6 @@ def test_a_word_hashes_the_same_wherever_it_stands() -> None:
     one, two = words_of("Fever and cough"), words_of("much longer text before: COUGH, fever")
     assert one.hashes[0] == two.hashes[-1]
     assert one.hashes[2] == two.hashes[-2]
-
-
-@given(st.text(alphabet="ab \n\u4e2d", max_size=80), st.integers(1, 7))
-@settings(max_examples=100, deadline=None)
-def test_pieces_hold_every_word_once(text: str, most: int) -> None:
-    pieces = split_words(text, most)
-    count = [len(re.findall(r"\u4e2d|[^\s\u4e2d]+", piece)) for piece in pieces]
-    assert all(number == most for number in count[:-1])
-    assert all(0 < number <= most for number in count)
-    assert re.sub(r"\s", "", "".join(pieces)) == re.sub(r"\s", "", text)
 
 
 # ---- code articles --------------------------------------------------------------------------------------------------

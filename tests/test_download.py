@@ -339,6 +339,7 @@ def test_no_server(wanted: Download, waits: list[float]) -> None:
 def test_a_silent_server_times_out(server: Server, wanted: Download) -> None:
     server.faults[""] = [lambda handler, data: time.sleep(0.6)]
     download(dataclasses.replace(wanted, patience=dataclasses.replace(wanted.patience, timeout=0.2)))
+    assert json.loads((wanted.out / "downloads.json").read_text(encoding="utf-8"))  # tried again, and then it answered
 
 
 @pytest.mark.parametrize(("change", "message"), [
