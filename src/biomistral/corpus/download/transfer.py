@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +42,9 @@ class _AgainError(Exception):
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
+
+
+_PAGE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,8 @@ def fetch_text(url: str, patience: Patience) -> str:
         stated = answer.headers.get("Content-Length", "")
         return None if stated.isdigit() and len(data) < int(stated) else data.decode("utf-8", "replace")
 
-    return _patiently(url, step, lambda: 0, patience)
+    # a page is asked for at the start, when somebody waits: a quarter of a minute, not five as in the middle of a package
+    return _patiently(url, step, lambda: 0, replace(patience, attempts=min(patience.attempts, _PAGE_ATTEMPTS)))
 
 
 @dataclass(frozen=True)
