@@ -18,7 +18,7 @@ help:
 $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt setuptools torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,fast,language]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,fast,language,bitsandbytes]"
 	$(BIN)/python -m pip install --quiet --no-deps $(EMBEDDED)
 	touch $@
 

@@ -416,7 +416,7 @@ def test_interrupted_and_run_again(server: Server, wanted: Download) -> None:
 
     server.faults[name] = [stall]
     command = [sys.executable, "-m", "biomistral.cli", "corpus", "download", "--url", wanted.url or "", "--out", str(wanted.out),
-               "--packages", "baseline"]
+               "--subset", "oa_comm", "--packages", "baseline"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert halfway.wait(30)
     time.sleep(0.3)
@@ -511,7 +511,7 @@ def test_the_commands_of_the_guide(server: Server, tmp_path: Path, capsys: pytes
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^biomistral (corpus download .*)$", guide, re.MULTILINE)
+    commands = re.findall(r"^biomistral (corpus download --subset .*)$", guide, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:
         words = shlex.split(command.replace("https://mirror.example", server.url))

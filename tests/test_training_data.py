@@ -17,9 +17,10 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.training.attention import isolated_attention, use_isolated_attention
 from biomistral.training.batch import IGNORE, Block, check_model, collate, final_hidden
+from biomistral.training.examples import find_examples, read_examples
 from biomistral.training.guard import check_corpus, check_model_folder
 from biomistral.training.packed import PackedCorpus
-from biomistral.training.supervised import SupervisedBlocks, find_examples, read_examples
+from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
 
@@ -195,7 +196,7 @@ def test_prompt_tokens_are_those_of_the_prompt_alone(model: Path, tmp_path: Path
     block = SupervisedBlocks(path, tokenizer, 64, root=0)[0]
     prompt = tokenizer("essential hyper").input_ids
     assert block.tokens.tolist() == [*prompt, *tokenizer("tension").input_ids, tokenizer.eos_token_id]
-    assert block.documents == ("1",)
+    assert block.documents == ("t.jsonl:1",)
 
 
 def test_bos_is_added_once(model: Path, tmp_path: Path) -> None:

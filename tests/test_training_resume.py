@@ -72,7 +72,7 @@ def nothing():
     pass
 
 def damage_newest(out):
-    newest = sorted(out.parent.glob(f".{out.name}.*.partial/checkpoints/step-*"))[-1] / "state.safetensors"
+    newest = sorted(out.parent.glob(f".{out.name}.*.partial/checkpoints/step-*"))[-1] / "state-00001.safetensors"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
@@ -91,7 +91,8 @@ def run(settings, out, trouble):
 
 def result(out):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timeless = [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in rows]
+    timed = ("seconds", "seconds_left", "tokens_per_second", "utilisation", "peak_memory_bytes")
+    timeless = [{k: v for k, v in row.items() if k not in timed} for row in rows]
     files = {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*"))
              if path.is_file() and path.name not in ("metrics.jsonl", "manifest.json")}
     return {"rows": timeless, "files": files}
@@ -145,13 +146,13 @@ def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.load() is None
     for step in (10, 20, 30):
-        checkpoints.save(step, {"weight": torch.full((3,), float(step))})
+        checkpoints.save(step, [("weight", torch.full((3,), float(step)))])
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000020", "step-00000030"]
     (checkpoints.folder / "step-00000030" / "state.json").write_text("")
     found = checkpoints.load()
     assert found is not None
-    assert (found[0], found[1]["weight"].tolist()) == (20, [20.0] * 3)
-    (checkpoints.folder / "step-00000020" / "state.safetensors").unlink()
+    assert (found.step, dict(found.tensors())["weight"].tolist()) == (20, [20.0] * 3)
+    (checkpoints.folder / "step-00000020" / "state-00001.safetensors").unlink()
     assert checkpoints.load() is None
 
 

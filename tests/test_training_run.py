@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-from biomistral.artifact import Artifact
+from biomistral.artifact import Artifact, input_key
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Input
@@ -142,7 +142,7 @@ def test_nan_stops_before_the_update(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of step \d+ is not a finite number.*documents: doc\d-\d, .* and \d+ more"):
         pretrain(folder, corpus, out, learning_rate=1e30, schedule="constant", max_steps=9, clip_norm=1e30, checkpoint_steps=1,
                  evaluate_sequences=0)
-    assert list(tmp_path.glob(".out.*.partial/checkpoints/step-*/state.safetensors"))
+    assert list(tmp_path.glob(".out.*.partial/checkpoints/step-*/state-*.safetensors"))
     weights = weights_of(folder)
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -173,9 +173,10 @@ def test_lora_folder_is_base_plus_adapter(model: Path, tmp_path: Path) -> None:
     artifact = finetune(model, make_examples(tmp_path / "train.jsonl"), tmp_path / "out", lora=LoraSettings(rank=4, alpha=8))
     facts = artifact.manifest["facts"]
     assert facts["final_loss"] < facts["first_loss"]
-    assert facts["merged_into"]["model"] == str(model)
+    name = f"llama-{input_key(model)[:16]}"
+    assert (facts["merged_into"]["model"], facts["merged_into"]["weights"]) == (name, "base")
     config = json.loads((artifact.path / "adapter" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(model)
+    assert config["base_model_name_or_path"] == name
     assert (config["r"], config["lora_alpha"], config["lora_dropout"], config["bias"]) == (4, 8, 0.05, "none")
     base = load_model(model, torch.float32)
     adapted = peft.PeftModel.from_pretrained(base, str(artifact.path / "adapter")).eval()

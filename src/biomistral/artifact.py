@@ -13,15 +13,16 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from biomistral import __version__
+from biomistral import __version__, ranks
 from biomistral.errors import UserError
 from biomistral.files import content_digest, file_digest, files_under, write_json
 from biomistral.recipe import Input, Machine, Settings, StageSettings, canonical_hash, plain
@@ -197,7 +198,8 @@ def produce(settings: StageSettings, out: Path, places: Mapping[str, Path], mach
     """Make an artifact in ``out``, or return the one that is already there.
 
     ``places`` maps each input of the settings to where it lies. Work cut off earlier is resumed: the stage's function
-    finds in its folder what it had written there under the same key.
+    finds in its folder what it had written there under the same key. Under torchrun the first process does all this; the
+    others run the stage's function beside it if the stage's settings say so, and otherwise wait.
 
     Raises:
         UserError: see `check_free`; another process is at work on it; the disk is full; the stage refused its input.
@@ -207,6 +209,31 @@ def produce(settings: StageSettings, out: Path, places: Mapping[str, Path], mach
     entries = [{"name": str(name), "key": input_key(places[name]), "path": str(places[name].absolute())}
                for name in dict.fromkeys(inputs_of(settings))]
     key = stage_key(settings, {entry["name"]: entry["key"] for entry in entries})
+    call = ranks.Call()
+    if not ranks.leads():
+        return _help(call, settings, out, places, machine, key)
+    word = "failed"
+    try:
+        artifact = _lead(call, settings, out, places, machine, key, entries)
+        word = "done"
+    finally:
+        call.end(word)
+    return artifact
+
+
+def _help(call: ranks.Call, settings: StageSettings, out: Path, places: Mapping[str, Path], machine: Machine,
+          key: str) -> Artifact:
+    """The part of a process other than the first: what it writes goes to a folder that is then thrown away."""
+    if call.heard("begin") == "help":
+        with tempfile.TemporaryDirectory(prefix="biomistral-") as scratch, suppress(ranks.Dismissed):
+            _function(settings.make)(Workspace(Path(scratch), settings, machine, key, places))
+    call.heard("end")
+    return open_artifact(out)
+
+
+def _lead(call: ranks.Call, settings: StageSettings, out: Path, places: Mapping[str, Path], machine: Machine, key: str,
+          entries: list[dict[str, Any]]) -> Artifact:
+    """`produce` in the first process, or the only one."""
     if (found := check_free(out, key, machine.overwrite)) is not None:
         return found
     folder = partial_folder(out, key)
@@ -216,6 +243,8 @@ def produce(settings: StageSettings, out: Path, places: Mapping[str, Path], mach
             if not is_artifact(folder):
                 work = Workspace(folder, settings, machine, key, places)
                 started = time.time()
+                if settings.together:
+                    call.help()
                 _function(settings.make)(work)
                 _seal(work, entries, started)
             (folder / ".lock").unlink()

@@ -7,17 +7,17 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 import typer.core
 
-from biomistral import __version__
+from biomistral import __version__, ranks
 from biomistral.errors import UserError
 from biomistral.options import command_for
-from biomistral.recipe import Machine, StageSettings
+from biomistral.recipe import Machine, StageSettings, parse
 from biomistral.run import execute, settings_class
 
 
@@ -28,7 +28,8 @@ class _Group(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            print(f"biomistral: {error}", file=sys.stderr)
+            if ranks.says_it():
+                print(f"biomistral: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             print("biomistral: interrupted; run the same command again and it goes on", file=sys.stderr)
@@ -52,6 +53,8 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N or auto
 Workers = Annotated[int, typer.Option("--workers", min=0, help="worker processes; 0 takes one per core")]
 Executor = Annotated[Literal["local", "ray"], typer.Option(
     "--executor", help="local: processes of this machine; ray: the cluster RAY_ADDRESS names, else a local one (extra 'ray')")]
+LogTo = Annotated[list[str], typer.Option(
+    "--log-to", help="where a training's rows go besides metrics.jsonl [any of tensorboard,trackio,wandb; repeatable]")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 
@@ -63,13 +66,19 @@ _COMMON = [_parameter("out", Out), _parameter("device", Device, "auto"), _parame
            _parameter("overwrite", Overwrite, False), _parameter("as_json", Json, False)]
 
 
+def _machine(**options: Any) -> Machine:
+    return parse(Machine, options, "options of the machine")
+
+
 def _emit(data: Any, text: str, as_json: bool) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else text)
+    if ranks.leads():
+        print(json.dumps(data, indent=1, ensure_ascii=False) if as_json else text)
 
 
 def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
-               executor: Literal["local", "ray"] = "local") -> None:
-    artifact = execute(settings, out, Machine(device=device, workers=workers, overwrite=overwrite, executor=executor))
+               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = ()) -> None:
+    artifact = execute(settings, out, _machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
+                                               log_to=log_to))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))
@@ -122,13 +131,13 @@ def run_command(
     profile: Annotated[str | None, typer.Option("--profile", help="one of the recipe's profiles, e.g. smoke")] = None,
     start: Annotated[str | None, typer.Option("--from", help="make this stage and all after it again")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be made, reused, resumed; do nothing")] = False,
-    device: Device = "auto", workers: Workers = 0, as_json: Json = False,
+    device: Device = "auto", workers: Workers = 0, log_to: LogTo = (), as_json: Json = False,  # type: ignore[assignment]
 ) -> None:
     """Run a recipe's stages in order: what is fresh is reused, what was cut off resumes."""
     from biomistral.run import run_recipe
 
     rows = run_recipe(recipe, out, profile=profile, start=start, dry_run=dry_run,
-                      machine=Machine(device=device, workers=workers))
+                      machine=_machine(device=device, workers=workers, log_to=log_to))
     lines = [f"{row['state']:8} {row['stage']:24} {row['kind']:10} {row['key'][:12]}  {row['folder']}" for row in rows]
     findings = [finding for row in rows for finding in row.get("findings", [])]
     lines += ["", *findings] if findings else []
@@ -140,8 +149,9 @@ def run_command(
 _add(model_app, "import", "model")
 _add(benchmark_app, "build", "benchmark")
 _add(corpus_app, "build", "corpus", common=[*_COMMON, _parameter("executor", Executor, "local")])
-_add(app, "pretrain", "pretrain")
-_add(app, "finetune", "finetune")
+_TRAINING = [*_COMMON, _parameter("log_to", LogTo, ())]
+_add(app, "pretrain", "pretrain", common=_TRAINING)
+_add(app, "finetune", "finetune", common=_TRAINING)
 _add(app, "merge", "merge", _run_merge, common=[
     _parameter("out", Annotated[Path | None, typer.Option("--out", help="folder to write")], None), *_COMMON[1:],
     _parameter("plan", Annotated[bool, typer.Option("--plan", help="print every tensor, its inputs, bytes and memory; write "
@@ -155,18 +165,28 @@ _add(app, "report", "report", _run_report)
 @corpus_app.command("download")
 def corpus_download(
     out: Annotated[Path, typer.Option("--out", help="folder for the packages; give it to 'corpus build' as a source")],
-    subset: Annotated[Literal["oa_comm", "oa_noncomm", "oa_other", "europe_pmc"], typer.Option("--subset", help=(
-        "PMC's by licence (commercial use, non-commercial use, other), or Europe PMC's open-access dumps"))] = "oa_comm",
+    subset: Annotated[Literal["cloud", "oa_comm", "oa_noncomm", "oa_other", "europe_pmc"], typer.Option("--subset", help=(
+        "PMC's single articles from its public bucket; its former packages by licence (commercial use, non-commercial, other) "
+        "from a mirror; or Europe PMC's open-access dumps"))] = "cloud",
     url: Annotated[str | None, typer.Option(
-        "--url", help="base of a mirror: NCBI's oa_bulk area or one that has its layout; the directory itself works too")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="of incremental packages: from this day (YYYY-MM-DD)")] = None,
+        "--url", help="base of a mirror: of the bucket, of NCBI's oa_bulk area, or that directory itself")] = None,
+    since: Annotated[str | None, typer.Option("--since", help=(
+        "incremental packages, or of cloud articles that changed, from this day (YYYY-MM-DD)"))] = None,
     packages: Annotated[Literal["baseline", "incremental", "all"], typer.Option("--packages", help="kinds of packages")] = "all",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many packages")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="only the first so many packages (cloud: articles)")] = None,
+    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help=(
+        "cloud: fetch licence and retraction of each article too (two requests an article)"))] = True,
+    connections: Annotated[int, typer.Option("--connections", min=1, max=64, help="cloud: articles fetched at a time")] = 16,
     max_rate: Annotated[float | None, typer.Option("--max-rate", min=0.001, help="most MB a second")] = None,
     listing: Annotated[bool, typer.Option("--list", help="say what would be fetched; fetch nothing")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch bulk packages of open-access articles; run again, it goes on where it was and fetches only what is missing."""
+    """Fetch packages of open-access articles; run again, it goes on where it was and fetches only what is missing."""
+    if subset == "cloud":
+        if packages != "all":
+            raise UserError("--packages: single articles have no baseline; leave it out, --since takes what changed")
+        _download_articles(out, url, since, limit, metadata, connections, max_rate, listing, as_json)
+        return
     from biomistral.corpus.download import fetch as download
 
     wanted = download.Download(subset, out, url, since, packages, limit, max_rate)
@@ -177,6 +197,21 @@ def corpus_download(
         return
     done = download.download(wanted)
     _emit(done, f"{out}: {done['packages']} packages, {done['fetched']} files fetched ({done['bytes'] / 1e6:.1f} MB)", as_json)
+
+
+def _download_articles(out: Path, url: str | None, since: str | None, limit: int | None, metadata: bool, connections: int,
+                       max_rate: float | None, listing: bool, as_json: bool) -> None:
+    from biomistral.corpus.download import cloud
+
+    wanted = cloud.CloudDownload(out, url, since, limit, metadata, connections, max_rate)
+    if listing:
+        told = cloud.plan(wanted)
+        _emit(told, f"inventory of {told['inventory']}: {told['articles']} of {told['there']} articles to fetch, about "
+                    f"{told['bytes'] / 1e9:.2f} GB (by {told['sampled']} of them)", as_json)
+        return
+    done = cloud.download(wanted)
+    _emit(done, f"{out}: {done['articles']} articles in {done['packages']} packages ({done['bytes'] / 1e6:.1f} MB); "
+                f"{done['left_out']} left out (not open access), {done['refused']} could not be had", as_json)
 
 
 @corpus_app.command("show")
@@ -194,6 +229,24 @@ def corpus_show(
         return
     data = show.account(folder)
     _emit(data, show.render(data), as_json)
+
+
+@app.command("preview")
+def preview_command(
+    model: Annotated[str, typer.Option("--model", help="model folder: its tokenizer and chat template; weights are not read")],
+    train: Annotated[list[str], typer.Option("--train", help="what 'finetune --train' would be given (repeatable)")],
+    sequence_length: Annotated[int, typer.Option("--sequence-length", min=2, help="most tokens of a sequence")] = 2048,
+    loss: Annotated[Literal["completion", "full_text"], typer.Option("--loss", help="tokens it is taken on")] = "completion",
+    too_long: Annotated[Literal["refuse", "drop"], typer.Option("--too-long", help="longer ones: stop, or drop")] = "refuse",
+    samples: Annotated[int, typer.Option("--samples", min=1, help="examples shown, evenly spread over the files")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show what 'finetune' would train on: decoded examples with their loss mask, token counts, what is too long."""
+    from biomistral.assets import locate
+    from biomistral.training import preview
+
+    found = preview.preview(locate(model), [locate(name) for name in train], sequence_length, samples, loss == "full_text")
+    _emit(found.as_data(), preview.render(found, sys.stdout.isatty(), too_long), as_json)
 
 
 @app.command()
@@ -251,7 +304,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.simplefilter("ignore", FutureWarning)  # libraries' deprecations are for us to see, in the tests
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    logging.getLogger("biomistral").setLevel(logging.INFO)
+    logging.getLogger("biomistral").setLevel(logging.INFO if ranks.leads() else logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
     app()
 

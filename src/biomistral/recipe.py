@@ -47,6 +47,8 @@ class StageSettings(Settings):
     version: ClassVar[int]
     make: ClassVar[str]
     """``module:function``, imported only when the stage runs, called with a `biomistral.artifact.Workspace`."""
+    together: ClassVar[bool] = False
+    """Whether all of torchrun's processes run that function at once; if not, the first does and the others wait."""
 
     seed: int = Field(0, description="root of all randomness of this stage")
 
@@ -58,6 +60,8 @@ class Machine(Settings):
     workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core")
     executor: Literal["local", "ray"] = Field(
         "local", description="what runs many batches: processes of this machine, or a Ray cluster (RAY_ADDRESS)")
+    log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="where a training's rows go besides metrics.jsonl")
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
 
 

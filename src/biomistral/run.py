@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from biomistral import ranks
 from biomistral.artifact import Artifact, input_key, inputs_of, is_artifact, open_artifact, partial_folder, produce, stage_key
 from biomistral.assets import locate
 from biomistral.errors import UserError
@@ -236,9 +237,10 @@ def run_recipe(path: Path, out: Path | None = None, *, profile: str | None = Non
     steps = plan(path, folder, profile)
     if dry_run:
         return [_row(step, step.state) for step in steps]
-    _claim_folder(folder, path, profile)
-    if start is not None:
-        _forget(steps, start)
+    if ranks.leads():
+        _claim_folder(folder, path, profile)
+        if start is not None:
+            _forget(steps, start)
     machine = (machine or Machine()).model_copy(update={"overwrite": True})
     rows = []
     for number, step in enumerate(steps, 1):

@@ -1,65 +1,105 @@
-"""The ``finetune`` stage: train on prompts and completions, every weight or a low-rank adapter that is then merged."""
+"""The ``finetune`` stage: train on examples, every weight or a low-rank adapter that is then merged."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace, input_key
-from biomistral.models.load import load_model, load_tokenizer
+from biomistral.models.load import load_model, load_tokenizer, read_config
+from biomistral.training.examples import find_examples
 from biomistral.training.guard import check_model_folder
 from biomistral.training.loop import Training, train
-from biomistral.training.lora import add_adapter, save_and_merge
+from biomistral.training.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
 from biomistral.training.output import give_weights, pass_on_licences, write_model
-from biomistral.training.settings import FinetuneSettings
-from biomistral.training.supervised import SupervisedBlocks, find_examples
+from biomistral.training.parallel import own_device
+from biomistral.training.quantized import check_bitsandbytes, describe, give_dequantised, quantise
+from biomistral.training.settings import LoraSettings
+from biomistral.training.sinks import check_sinks
+from biomistral.training.supervised import SupervisedBlocks
 
 ADAPTER = "adapter"
 
 
 def finetune(work: Workspace) -> None:
-    """Train on the examples and write a model folder; with ``lora`` also the adapter, in ``adapter/``.
+    """Train on the examples and write a model folder; with ``lora`` and ``qlora`` also the adapter, in ``adapter/``.
 
     Raises:
-        UserError: an example is malformed or too long; the model cannot be trained; a loss is not finite.
+        UserError: an example is malformed or too long; the model cannot be trained; an adapter is for another base; QLoRA
+            cannot run here; a loss is not finite.
     """
     settings, folder = work.settings, work.locate(work.settings.model)
+    check_sinks(work.machine.log_to)
     check_model_folder(folder, settings.sequence_length)
-    blocks = _blocks(work, folder, settings.train)
+    shape = _adapter_shape(work, folder)
+    blocks = _blocks(work, folder, *settings.train)
     heldout = _blocks(work, folder, settings.validation) if settings.validation is not None else None
-    model = load_model(folder, torch.float32)
-    if settings.method == "lora":
-        add_adapter(model, settings.lora, settings.seed, _base_name(settings))
+    model = _model_to_train(work, folder, shape)
     training = train(work, model, blocks, heldout, settings.sequence_length)
     work.counts |= {"examples": blocks.num_examples, "examples_dropped": blocks.dropped}
     work.facts |= {"method": settings.method, "loss": settings.loss}
-    pass_on_licences(work, folder, work.locate(settings.train))
-    if settings.method == "lora":
-        model = _merge(work, training, folder)
-        give_weights(model, {}, getattr(torch, settings.output_dtype))
-    else:
+    pass_on_licences(work, folder, *(work.locate(name) for name in settings.train))
+    if settings.method == "full":
         give_weights(model, training.weights.masters, getattr(torch, settings.output_dtype))
+    else:
+        model = _merge(work, training, folder, shape)
+        give_weights(model, {}, getattr(torch, settings.output_dtype))
     write_model(model, work, folder)
     training.checkpoints.delete()
 
 
-def _blocks(work: Workspace, folder: Path, name: str) -> SupervisedBlocks:
+def _blocks(work: Workspace, folder: Path, *names: str) -> SupervisedBlocks:
     settings = work.settings
-    return SupervisedBlocks(find_examples(work.locate(name)), load_tokenizer(folder), settings.sequence_length, settings.seed,
-                            settings.loss == "full_text", settings.too_long)
+    return SupervisedBlocks([find_examples(work.locate(name)) for name in names], load_tokenizer(folder),
+                            settings.sequence_length, settings.seed, settings.loss == "full_text", settings.too_long)
 
 
-def _base_name(settings: FinetuneSettings) -> str:
-    """How the adapter names the model it belongs to: as the user did."""
-    return str(settings.model).removeprefix("hub:")
+def _base_name(work: Workspace, folder: Path) -> str:
+    """What an adapter calls the model it belongs to: its name on the hub, else its kind and key; never a place."""
+    name = str(work.settings.model)
+    if name.startswith("hub:"):
+        return name.removeprefix("hub:").partition("@")[0]
+    return f"{read_config(folder).get('model_type', 'model')}-{input_key(folder)[:16]}"
 
 
-def _merge(work: Workspace, training: Training, folder: Path) -> PreTrainedModel:
-    """Save the adapter and merge it into the base model's weights, in float32 whatever the training computed in."""
+def _adapter_shape(work: Workspace, folder: Path) -> LoraSettings:
+    """The adapter's shape, as set or as that of the adapter to go on from, once it is known that it can be trained."""
     settings = work.settings
+    if settings.method == "qlora":
+        check_bitsandbytes()
+    if settings.adapter is None:
+        shape: LoraSettings = settings.lora
+        return shape
+    check_base(work.locate(settings.adapter), _base_name(work, folder), input_key(folder))
+    return shape_of(work.locate(settings.adapter), settings.lora.dropout)
+
+
+def _model_to_train(work: Workspace, folder: Path, shape: LoraSettings) -> PreTrainedModel:
+    settings, compute_dtype = work.settings, getattr(torch, work.settings.compute_dtype)
+    model = load_model(folder, compute_dtype if settings.method == "qlora" else torch.float32)
+    if settings.method == "full":
+        return model
+    if settings.method == "qlora":
+        quantise(model, settings.qlora, compute_dtype, own_device(work.machine.device))
+        work.facts["quantized"] = describe(settings.qlora, model)
+    add_adapter(model, shape, settings.seed, _base_name(work, folder))
+    if settings.adapter is not None:
+        load_adapter(model, work.locate(settings.adapter))
+    return model
+
+
+def _merge(work: Workspace, training: Training, folder: Path, shape: LoraSettings) -> PreTrainedModel:
+    """Save the adapter and merge it, in float32 whatever the training computed in: into the model's own weights, or into
+    the quantised ones it was trained on."""
+    settings, name = work.settings, _base_name(work, folder)
     base = load_model(folder, torch.float32)
-    parameters = sum(parameter.numel() for parameter in base.parameters())
-    adapted = add_adapter(base, settings.lora, settings.seed, _base_name(settings))
-    work.facts["merged_into"] = {"model": _base_name(settings), "key": input_key(folder), "parameters": parameters,
-                                 "arithmetic": "float32", "saved": settings.output_dtype}
-    return save_and_merge(adapted, training.weights.masters, work.path / ADAPTER)
+    into: dict[str, Any] = {"model": name, "key": input_key(folder), "weights": "base",
+                            "parameters": sum(parameter.numel() for parameter in base.parameters()),
+                            "arithmetic": "float32", "saved": settings.output_dtype}
+    if settings.method == "qlora" and settings.qlora.merge_into == "dequantized":
+        give_dequantised(base, training.model)
+        into["weights"] = f"dequantized {settings.qlora.storage}"
+    work.facts["merged_into"] = into
+    adapted = add_adapter(base, shape, settings.seed, name)
+    return save_and_merge(adapted, training.weights.masters, work.path / ADAPTER, into["key"])

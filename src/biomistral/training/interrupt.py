@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from biomistral import ranks
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
-    """Hold SIGINT and SIGTERM back; yields a function that says whether one has come. A second one interrupts at once.
+    """Hold SIGINT and SIGTERM back; yields a function that says whether one has come. A second one interrupts at once,
+    but not under torchrun, which passes each Ctrl-C on to processes that have had it already.
 
     A step that is interrupted half-way leaves weights that belong to no step. Outside the main thread nothing is held
     back, since only there can Python handle signals.
@@ -19,7 +22,7 @@ def held_back() -> Iterator[Callable[[], bool]]:
     come: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if come:
+        if come and ranks.world() == 1:
             raise KeyboardInterrupt
         come.append(number)
 

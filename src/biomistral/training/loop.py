@@ -3,143 +3,214 @@
 import math
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
-from biomistral.models.load import pick_device
 from biomistral.progress import bar, log
+from biomistral.ranks import Dismissed
 from biomistral.seeds import seed
 from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import Block, Blocks, batch_loss, check_model, collate, micro_batches
+from biomistral.training.batch import Block, Blocks, check_model, collate
 from biomistral.training.checkpoint import Checkpoints
+from biomistral.training.ending import Ending, early_ending
+from biomistral.training.fused import use_fused_norms
 from biomistral.training.interrupt import held_back
-from biomistral.training.metrics import MetricsLog, heldout_loss, peak_memory_bytes
+from biomistral.training.memory import keep_freed_memory
+from biomistral.training.meter import Meter, peak_memory_bytes, words
+from biomistral.training.metrics import MetricsLog, heldout_loss
 from biomistral.training.order import indices_of_step
+from biomistral.training.parallel import Group, joined, own_device
 from biomistral.training.plan import Plan, make_plan
 from biomistral.training.schedule import learning_rate
 from biomistral.training.settings import TrainingSettings
-from biomistral.training.weights import MasterWeights
+from biomistral.training.sharded import ShardedWeights
+from biomistral.training.sinks import open_sinks
+from biomistral.training.weights import MasterWeights, Weights
 
 CHECKPOINTS = "checkpoints"
+_SPARE = 0.9  # of a GPU's memory, for what a plan may need: the rest is fragmentation and the libraries' own
 
 
-def _documents(blocks: list[Block]) -> str:
+def _documents(names: list[str]) -> str:
     """The documents of a batch, for a message: the first five and how many more."""
-    names = list(dict.fromkeys(name for block in blocks for name in block.documents))
+    names = list(dict.fromkeys(names))
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @dataclass
 class Training:
-    """A model, its master weights and its data; `run` trains to the end of the plan."""
+    """A model, its master weights and its data; `run` trains to the end of the plan. One of a ``group`` of processes."""
 
     model: PreTrainedModel
-    weights: MasterWeights
+    weights: Weights
     blocks: Blocks
     heldout: Blocks | None
     settings: TrainingSettings
     plan: Plan
-    folder: Path
+    meter: Meter
+    work: Workspace
+    group: Group
+    ending: Ending | None = None
     checkpoints: Checkpoints = field(init=False)
     metrics: MetricsLog = field(init=False)
+    _began: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.checkpoints = Checkpoints(self.folder / CHECKPOINTS)
+        self.checkpoints = Checkpoints(self.work.path / CHECKPOINTS, self.settings.keep_last)
+        self._began = time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Where training ends: the plan's last step, or an earlier one once ``max_hours`` has so decided."""
+        return self.plan.steps if self.ending is None else self.ending.steps
 
     def run(self) -> None:
         """Resume from the last sound checkpoint, or start, and train to the end.
 
         Raises:
             KeyboardInterrupt: interrupted; a checkpoint of the last whole step has been kept.
+            UserError: a loss or gradient is not finite; the disk has no room for a checkpoint.
         """
         done = self._restore()
-        self.metrics = MetricsLog(self.folder / "metrics.jsonl", done)
+        sinks = open_sinks(self.work) if self.group.leads else ()
+        self.metrics = MetricsLog(self.work.path / "metrics.jsonl", done, sinks)
+        try:
+            self._go_on(done)
+        finally:
+            self.metrics.close()
+
+    def _go_on(self, done: int) -> None:
         if done == 0:
             self._evaluate(0)
         self.model.train()
-        saved_at = time.monotonic()
         with bar(self.settings.kind, self.plan.steps) as progress, held_back() as interrupted:
             progress.advance(done)
-            for step in range(done, self.plan.steps):
-                row = self._step(step)
+            saved_at = time.monotonic()
+            while done < self.steps:
+                row = self._step(done)
+                done += 1
                 self.metrics.add(row)
-                self._evaluate_if_due(step + 1)
+                self._evaluate_if_due(done)
                 progress.advance()
-                progress.say(f"loss {row['loss']:.3f}, {row['tokens_per_second']:.0f} tokens/s")
-                if interrupted() or self._checkpoint_due(step + 1, saved_at):
-                    self.checkpoints.save(step + 1, self.weights.state())
+                progress.say(words(row))
+                if self._stops_or_saves(done, interrupted(), saved_at):
                     saved_at = time.monotonic()
-                if interrupted():
-                    raise KeyboardInterrupt
+
+    def _stops_or_saves(self, done: int, interrupted: bool, saved_at: float) -> bool:
+        """Checkpoint if one is due, for whatever reason, and say so. Clocks and signals differ: the processes agree first."""
+        now = time.monotonic()
+        stops, unsaved, seconds = self.group.largest(interrupted, now - saved_at, now - self._began)
+        ending = early_ending(self.settings.max_hours, seconds, done, self.plan.steps) if self.ending is None else None
+        if ending is not None:
+            self.ending = ending
+            log.info("%s: ends after step %d of %d, to keep to max_hours", self.settings.kind, ending.steps, self.plan.steps)
+        saves = bool(stops) or ending is not None or self._checkpoint_due(done, unsaved)
+        if saves:
+            self._save(done, seconds)
+        if stops:
+            raise KeyboardInterrupt
+        return saves
+
+    def _save(self, done: int, seconds: float) -> None:
+        """Gather the state in the first process, which writes it."""
+        notes = {"seconds": seconds, "ending": None if self.ending is None else [self.ending.start, self.ending.steps]}
+        if self.group.leads:
+            self.check_space()
+            self.checkpoints.save(done, self.weights.state(), notes)
+        else:
+            for _ in self.weights.state():
+                pass
+
+    def check_space(self) -> None:
+        """Refuse if a checkpoint does not fit on the disk: master and two moments of each weight, in float32."""
+        self.checkpoints.check_space(12 * self.weights.num_trainable)
 
     def _restore(self) -> int:
-        found = self.checkpoints.load()
-        if found is None:
+        """Take up the newest sound checkpoint; each tensor goes from the first process to the others. Returns its step."""
+        found = self.checkpoints.load() if self.group.leads else None
+        heading = None if found is None else (found.step, found.notes, found.names())
+        heading = self.group.words_of_first(heading)
+        if heading is None:
             return 0
-        step, tensors = found
-        self.weights.restore(tensors, step)
-        log.info("resuming after step %d of %d", step, self.plan.steps)
-        return step
+        step, notes, names = heading
+        stored = iter(()) if found is None else found.tensors()
+        for name in names:
+            whole = self.weights.tensor_to_restore(name)
+            if found is not None:
+                whole.copy_(next(stored)[1])
+            self.weights.restore(name, self.group.from_first(whole), step)
+        self.ending = None if notes["ending"] is None else Ending(*notes["ending"])
+        self._began -= notes["seconds"]
+        log.info("resuming after step %d of %d", step, self.steps)
+        return int(step)
 
     def batch(self, step: int) -> list[Block]:
-        """The blocks of a step: a function of the seed and of the step's number alone."""
+        """This process's blocks of a step: a function of the seed, the step's number and the number of processes alone."""
         indices = indices_of_step(self.settings.seed, len(self.blocks), self.plan.sequences, self.settings.batch_sequences, step)
-        return [self.blocks[index] for index in indices]
+        return [self.blocks[index] for index in self.group.share(list(indices))]
 
-    def _gradient(self, batch: list[Block], step: int) -> float:
-        """Add up the gradient of the step's micro-batches; returns the step's loss."""
-        num_predicted = max(1, sum(block.num_predicted for block in batch))
-        device, total = self.model.device, 0.0
-        for number, group in enumerate(micro_batches(batch, self.settings.micro_batch_tokens)):
+    def _gradient(self, batch: list[Block], step: int) -> tuple[float, int]:
+        """Add up the gradient of the step's micro-batches over all processes; returns the step's loss and tokens."""
+        mine = (sum(block.num_predicted for block in batch), sum(len(block.tokens) for block in batch))
+        num_predicted, tokens = (int(count) for count in self.group.sum(*mine))
+        device, part = self.group.device, 0.0
+        for number, blocks in enumerate(self.group.micro_batches(batch, self.settings.micro_batch_tokens)):
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed(seed(self.settings.seed, "dropout", step, number))
-                loss = batch_loss(self.model, collate(group, device), num_predicted)
-                if not torch.isfinite(loss):
-                    return math.nan
+                torch.manual_seed(seed(self.settings.seed, "dropout", step, number * self.group.size + self.group.rank))
+                loss = self.weights.loss(collate(blocks, device), max(1, num_predicted))
                 loss.backward()
-            total += loss.item()
-        return total
+            part += loss.item()
+        self.weights.add_up_gradients()
+        return self.group.sum(part)[0], tokens
 
     def _step(self, step: int) -> dict[str, float]:
         """One optimiser step, ``step`` counted from 0; the row it adds to the log is numbered from 1."""
         started, batch, settings = time.perf_counter(), self.batch(step), self.settings
-        loss = self._gradient(batch, step)
+        loss, tokens = self._gradient(batch, step)
         norm = self.weights.gradient_norm(settings.clip_norm) if math.isfinite(loss) else math.nan
         if not math.isfinite(norm):
             what = "gradient" if math.isfinite(loss) else "loss"
+            documents = self.group.words_of_all([name for block in batch for name in block.documents])
             raise UserError(f"{settings.kind}: the {what} of step {step + 1} is not a finite number; nothing of that step was "
                             f"kept; lower learning_rate ({settings.learning_rate}), add warmup_steps, or look at its "
-                            f"documents: {_documents(batch)}")
-        rate = learning_rate(settings.schedule, settings.learning_rate, step, self.plan.steps, settings.warmup_steps)
+                            f"documents: {_documents(list(chain.from_iterable(documents)))}")
+        rate = self._learning_rate(step)
         self.weights.update(rate)
-        tokens, seconds = sum(len(block.tokens) for block in batch), time.perf_counter() - started
+        seconds = time.perf_counter() - started
         return {"step": step + 1, "loss": loss, "tokens": tokens, "learning_rate": rate, "gradient_norm": norm,
-                "seconds": seconds, "tokens_per_second": tokens / seconds}
+                **self.meter.read(tokens, seconds, self.steps - step - 1)}
+
+    def _learning_rate(self, step: int) -> float:
+        settings, falls = self.settings, self.ending is not None and step >= self.ending.start
+        at = self.ending.start if self.ending is not None and falls else step
+        rate = learning_rate(settings.schedule, settings.learning_rate, at, self.plan.steps, settings.warmup_steps)
+        return rate * self.ending.factor(step) if self.ending is not None and falls else rate
 
     def _evaluate_if_due(self, done: int) -> None:
         every = self.settings.evaluate_steps
-        if done == self.plan.steps or (every and done % every == 0):
+        if done == self.steps or (every and done % every == 0):
             self._evaluate(done)
 
     def _evaluate(self, done: int) -> None:
         if self.heldout is None or not len(self.heldout) or not self.settings.evaluate_sequences:
             return
-        found = heldout_loss(self.model, self.heldout, self.settings.evaluate_sequences, self.settings.micro_batch_tokens)
+        found = heldout_loss(self.model, self.heldout, self.settings.evaluate_sequences, self.settings.micro_batch_tokens,
+                             self.group, self.weights.loss)
         if not math.isfinite(found["heldout_loss"]):
             raise UserError(f"{self.settings.kind}: the held-out loss after step {done} is not a finite number; the model's "
                             f"weights are damaged, or learning_rate {self.settings.learning_rate} is too high")
         self.metrics.add({"step": done, **found})
         log.info("step %d: held-out loss %.4f, %.4f bits per byte", done, *found.values())
 
-    def _checkpoint_due(self, done: int, saved_at: float) -> bool:
-        if done == self.plan.steps:  # what follows is writing the model itself
+    def _checkpoint_due(self, done: int, seconds_since: float) -> bool:
+        if done == self.steps:  # what follows is writing the model itself
             return False
         every = self.settings.checkpoint_steps
-        return bool(every and done % every == 0) or time.monotonic() - saved_at >= 60 * self.settings.checkpoint_minutes
+        return bool(every and done % every == 0) or seconds_since >= 60 * self.settings.checkpoint_minutes
 
 
 def train(work: Workspace, model: PreTrainedModel, blocks: Blocks, heldout: Blocks | None, sequence_length: int) -> Training:
@@ -149,31 +220,72 @@ def train(work: Workspace, model: PreTrainedModel, blocks: Blocks, heldout: Bloc
 
     Raises:
         UserError: the model cannot be trained with isolated documents; a loss or gradient is not finite.
+        Dismissed: the training is done, and this is not the first of its processes.
     """
-    settings, device = work.settings, pick_device(work.machine.device)
-    use_isolated_attention(model)
-    model.to(device)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    weights = MasterWeights(model, getattr(torch, settings.compute_dtype), settings.weight_decay)
-    check_model(model, device)
-    plan = make_plan(model, settings, blocks, sequence_length, weights.num_trainable)
-    log.info("%s: %s", settings.kind, plan)
-    training = Training(model, weights, blocks, heldout, settings, plan, work.path)
-    training.run()
+    settings = work.settings
+    with joined(own_device(work.machine.device)) as group:
+        if group.size > 1 and settings.parallel == "none":
+            raise UserError(f"parallel: none, but {group.size} processes were started; start one, or set parallel to auto")
+        use_isolated_attention(model)
+        if group.device.type == "cpu":
+            use_fused_norms(model)
+            keep_freed_memory()
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        plan = make_plan(model, settings, blocks, sequence_length, num_trainable)
+        meter = Meter(plan.flop / plan.tokens, group.device, getattr(torch, settings.compute_dtype), group.size)
+        log.info("%s: %s, %s%s", settings.kind, plan, meter.forecast(plan.flop), f"; {group.size} processes" * (group.size > 1))
+        weights = _make_weights(model, settings, plan, group)
+        training = Training(model, weights, blocks, heldout, settings, plan, meter, work, group)
+        if group.leads:
+            training.check_space()
+        training.run()
+        training.weights.finish()
+    if not group.leads:
+        raise Dismissed
     _take_notes(work, training)
     return training
 
 
+def _make_weights(model: PreTrainedModel, settings: TrainingSettings, plan: Plan, group: Group) -> Weights:
+    """Check the model, and take its weights whole into each process or in parts, as the settings say or the plan needs."""
+    dtype = getattr(torch, settings.compute_dtype)
+    divisible = all(parameter.is_floating_point() for parameter in model.parameters())  # quantised weights are not
+    too_large = settings.parallel == "auto" and divisible and not _fits(plan, group.device)
+    if group.size > 1 and (settings.parallel == "fsdp" or too_large):
+        if not all(parameter.is_floating_point() for parameter in model.parameters()):
+            raise UserError(f"{settings.kind}: a quantised model cannot be held in parts; set parallel to data")
+        check_model(model, model.device)
+        return ShardedWeights(model, dtype, settings.weight_decay, group)
+    for parameter in model.parameters():  # before they go to the GPU: a frozen 7B is 29 GB in float32, 14.5 in bfloat16
+        if not parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.to(group.device)
+    weights = MasterWeights(model, dtype, settings.weight_decay, group)
+    check_model(model, group.device)
+    return weights
+
+
+def _fits(plan: Plan, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    return plan.memory_bytes <= _SPARE * int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def _take_notes(work: Workspace, training: Training) -> None:
-    metrics, plan = training.metrics, training.plan
+    metrics, plan, ending = training.metrics, training.plan, training.ending
     tokens, seconds = int(metrics.total("tokens")), metrics.total("seconds")
-    work.counts |= {"steps": plan.steps, "tokens": tokens, "sequences": plan.sequences,
+    sequences = min(plan.sequences, training.steps * training.settings.batch_sequences)
+    work.counts |= {"steps": training.steps, "tokens": tokens, "sequences": sequences,
                     "trainable_parameters": training.weights.num_trainable}
     losses = [row["loss"] for row in metrics.rows if "loss" in row]
     work.facts |= {"first_loss": losses[0], "final_loss": losses[-1], "tokens_per_second": tokens / seconds,
-                   "training_seconds": seconds, "flop": plan.flop, "planned_memory_bytes": plan.memory_bytes,
-                   "peak_memory_bytes": peak_memory_bytes(training.model.device)}
+                   "training_seconds": seconds, "flop": plan.flop * sequences / plan.sequences,
+                   "planned_memory_bytes": plan.memory_bytes, "peak_memory_bytes": peak_memory_bytes(training.group.device),
+                   "processes": training.group.size, "parallel": training.weights.kind}
+    if ending is not None:
+        work.facts["max_hours"] = {"decided_after_step": ending.start, "planned_steps": plan.steps}
     if heldout := metrics.heldout():
         for name in ("heldout_loss", "heldout_bits_per_byte"):
             work.facts |= {f"{name}_before": heldout[0][name], f"{name}_after": heldout[-1][name]}

@@ -6,9 +6,24 @@ import torch
 from torch import Tensor
 
 CHUNK_ELEMENTS = 3 << 24
-"""Logits held at once: 1,024 rows of a vocabulary of 49,152, 200 MB in float32. A third of it was 20 % slower."""
+"""Logits held at once: 1,024 rows of a vocabulary of 49,152, 100 MB in bfloat16. A third of it was 20 % slower."""
 
 ROWS_MULTIPLE = 64
+
+
+CACHED_ELEMENTS = 1 << 20
+"""Logits in float32 at once on a CPU, 4 MB, which stay in its cache from one operation to the next."""
+
+
+def _into_gradient(logits: Tensor, target: Tensor, num_predicted: int) -> Tensor:
+    """Overwrite logits (rows, vocabulary) with the gradient of their loss divided by ``num_predicted``; returns the loss."""
+    exact = logits.float()
+    wanted = exact.gather(1, target)
+    highest = exact.amax(-1, keepdim=True)
+    sums = exact.sub_(highest).exp_().sum(-1, keepdim=True)
+    exact.div_(sums * num_predicted).scatter_add_(1, target, torch.full_like(sums, -1 / num_predicted))
+    logits.copy_(exact)
+    return (sums.log() + highest - wanted).sum(dtype=torch.float64)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
@@ -24,20 +39,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # to
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_weight else None
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         rows = max(1, CHUNK_ELEMENTS // weight.shape[0] // ROWS_MULTIPLE) * ROWS_MULTIPLE
+        buffer = hidden.new_empty(min(rows, len(hidden)), weight.shape[0])
+        few_rows = max(1, CACHED_ELEMENTS // weight.shape[0]) if weight.device.type == "cpu" else rows
         for start in range(0, len(hidden), rows):
             chunk, target = hidden[start:start + rows], labels[start:start + rows, None]
-            logits = (chunk @ weight.T).float()
-            log_normaliser = torch.logsumexp(logits, -1, keepdim=True)
-            total += (log_normaliser - logits.gather(1, target)).sum(dtype=torch.float64)
+            logits = torch.mm(chunk, weight.T, out=buffer[:len(chunk)])
+            for few, wanted in zip(logits.split(few_rows), target.split(few_rows), strict=True):
+                total += _into_gradient(few, wanted, num_predicted)
             if not (wants_hidden or wants_weight):
                 continue
-            gradient = logits.sub_(log_normaliser).exp_()
-            gradient.scatter_add_(1, target, torch.full_like(log_normaliser, -1.0))
-            gradient = gradient.div_(num_predicted).to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[start:start + rows] = gradient @ weight
+                grad_hidden[start:start + rows] = logits @ weight
             if grad_weight is not None:
-                grad_weight += gradient.T @ chunk
+                grad_weight += logits.T @ chunk
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total / num_predicted
 

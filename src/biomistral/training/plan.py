@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
@@ -49,11 +50,17 @@ def flop_per_token(model: PreTrainedModel, sequence_length: int, num_trainable: 
     attention adds 6 * layers * hidden * length (PaLM, appendix B, halved as it is causal).
     """
     embedding = model.get_input_embeddings().weight
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(_num_weights(parameter) for parameter in model.parameters())
     tied = embedding is model.get_output_embeddings().weight
     used = total if tied else total - embedding.numel()
     hidden, layers = model.config.hidden_size, model.config.num_hidden_layers
     return float(4 * used + 2 * min(used, num_trainable) + 6 * layers * hidden * sequence_length)
+
+
+def _num_weights(parameter: Tensor) -> int:
+    """Weights in a parameter: bitsandbytes packs two of four bits into a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if state is None else math.prod(state.shape))
 
 
 def memory_bytes(model: PreTrainedModel, settings: TrainingSettings, sequence_length: int, num_trainable: int) -> int:
@@ -65,7 +72,8 @@ def memory_bytes(model: PreTrainedModel, settings: TrainingSettings, sequence_le
     layers = config.num_hidden_layers
     activations = tokens * bytes_each * (layers * config.hidden_size + width if settings.gradient_checkpointing
                                          else layers * width)
-    weights = sum(parameter.numel() for parameter in model.parameters()) * bytes_each
+    weights = sum(parameter.numel() * (bytes_each if parameter.is_floating_point() else parameter.element_size())
+                  for parameter in model.parameters())
     head = model.get_output_embeddings().weight.numel() * 4 + CHUNK_ELEMENTS * 8
     return int(weights + 16 * num_trainable + activations + head)
 

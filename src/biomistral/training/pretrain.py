@@ -8,6 +8,7 @@ from biomistral.training.guard import check_corpus, check_model_folder
 from biomistral.training.loop import train
 from biomistral.training.output import give_weights, pass_on_licences, write_model
 from biomistral.training.packed import PackedCorpus
+from biomistral.training.sinks import check_sinks
 
 
 def pretrain(work: Workspace) -> None:
@@ -18,6 +19,7 @@ def pretrain(work: Workspace) -> None:
             not finite.
     """
     settings, folder, corpus = work.settings, work.locate(work.settings.model), work.locate(work.settings.corpus)
+    check_sinks(work.machine.log_to)
     check_corpus(corpus, folder)
     blocks, heldout = (PackedCorpus(corpus, split, settings.cross_document) for split in ("train", "heldout"))
     check_model_folder(folder, blocks.sequence_length)

@@ -1,14 +1,16 @@
 """Settings of the ``pretrain`` and ``finetune`` stages."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from biomistral.recipe import Input, Settings, StageSettings
 
 
 class TrainingSettings(StageSettings):
     """What continued pre-training and fine-tuning have in common. Training ends at the first limit that is reached."""
+
+    together: ClassVar[bool] = True
 
     model: Input = Field(description="model folder to start from")
     learning_rate: float = Field(2e-5, gt=0, description="peak learning rate of AdamW (0.9, 0.999, eps 1e-8)")
@@ -30,6 +32,12 @@ class TrainingSettings(StageSettings):
     evaluate_sequences: int = Field(64, ge=0, description="most held-out sequences looked at, evenly spread; 0: none")
     checkpoint_steps: int = Field(0, ge=0, description="checkpoint every so many steps; 0: by time alone")
     checkpoint_minutes: float = Field(10.0, gt=0, description="checkpoint when so many minutes have passed")
+    keep_last: int = Field(2, ge=1, description="checkpoints kept; a new one stands before the oldest is deleted")
+    max_hours: float | None = Field(None, gt=0, description=(
+        "training ends by then: after four fifths of it the learning rate begins to fall linearly to 0"))
+    parallel: Literal["auto", "none", "data", "fsdp"] = Field("auto", description=(
+        "under torchrun, what each process holds: data: all weights; fsdp: its part of them; auto: fsdp where the plan does not "
+        "fit the GPU; none: refuse several processes"))
 
 
 class PretrainSettings(TrainingSettings):
@@ -53,18 +61,46 @@ class LoraSettings(Settings):
                                      min_length=1, description="names of the linear layers that get an adapter")
 
 
+class QloraSettings(Settings):
+    """How ``method: qlora`` holds the frozen weights under the adapter (Dettmers et al. 2023), through bitsandbytes."""
+
+    storage: Literal["nf4", "int8"] = Field("nf4", description="4-bit NormalFloat in blocks of 64, or int8 by row")
+    double_quantization: bool = Field(True, description="nf4: quantise the blocks' scales too (saves 0.37 bits a weight)")
+    merge_into: Literal["dequantized", "base"] = Field("dequantized", description=(
+        "add the adapter to the weights it was trained on, as they are after quantisation, or to the model's own"))
+
+
 class FinetuneSettings(TrainingSettings):
-    """Fine-tune a model on prompts and their completions."""
+    """Fine-tune a model on prompts and their completions, or on conversations."""
 
     kind: ClassVar[str] = "finetune"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     make: ClassVar[str] = "biomistral.training.finetune:finetune"
 
-    train: Input = Field(description="benchmark folder with a train.jsonl, or a JSONL file of prompt, completion, id")
+    train: tuple[Input, ...] = Field(min_length=1, description=(
+        "benchmark folder with a train.jsonl, or a JSONL file of prompt and completion or of chat messages"))
     validation: Input | None = Field(None, description="JSONL file of the same form, for the held-out loss")
-    method: Literal["lora", "full"] = Field("lora", description="train an adapter, or every weight")
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="train an adapter, an adapter on quantised weights, or every weight")
     lora: LoraSettings = Field(LoraSettings(), description="shape of the adapter")
+    qlora: QloraSettings = Field(QloraSettings(), description="the quantised weights under it")
+    adapter: Input | None = Field(None, description="adapter folder (peft's) to go on from; its rank, alpha and targets hold")
     loss: Literal["completion", "full_text"] = Field("completion", description="which tokens the loss is taken on")
     epochs: float = Field(3.0, gt=0, description="passes over the data; fractions are allowed")
     sequence_length: int = Field(2048, gt=1, description="most tokens of a sequence: whole examples share one, isolated")
     too_long: Literal["refuse", "drop"] = Field("refuse", description="examples longer than a sequence: stop, or leave out")
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        """A recipe may name one file without a list."""
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> "FinetuneSettings":
+        if self.adapter is not None and self.method == "full":
+            raise ValueError("an adapter is given, but method is 'full', which trains the model's own weights; use lora or qlora")
+        if self.method == "qlora" and self.parallel == "fsdp":
+            raise ValueError("parallel: fsdp divides float weights among processes, and method: qlora has quantised ones; "
+                             "set parallel to auto")
+        return self

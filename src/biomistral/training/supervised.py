@@ -1,10 +1,8 @@
-"""Prompts and completions for fine-tuning: read, tokenised, and packed as isolated segments without any padding."""
+"""Examples for fine-tuning, tokenised and packed as isolated segments without any padding."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -12,73 +10,22 @@ from transformers import PreTrainedTokenizerBase
 from biomistral.errors import UserError
 from biomistral.seeds import seed
 from biomistral.training.batch import IGNORE, Block
+from biomistral.training.chat import render
+from biomistral.training.examples import Example, read_examples
 from biomistral.training.order import permutation
 
 _TOKENISE_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Example:
-    """What the model is shown, what it is to answer, and where that stands."""
-
-    prompt: str
-    completion: str
-    id: str
-    place: str
-
-
-def find_examples(path: Path) -> Path:
-    """The JSONL file itself, or the ``train.jsonl`` of a benchmark folder.
-
-    Raises:
-        UserError: the folder has none.
-    """
-    if not path.is_dir():
-        return path
-    if not (path / "train.jsonl").is_file():
-        raise UserError(f"{path}: has no train.jsonl to fine-tune on; give a benchmark built with training text, or a JSONL "
-                        "file of prompt, completion, id")
-    return path / "train.jsonl"
-
-
-def read_examples(path: Path) -> list[Example]:
-    """Read examples, one JSON object ``{"prompt", "completion", "id"}`` a line; other keys are left alone.
-
-    Raises:
-        UserError: the file is empty or not UTF-8, or a line is malformed (the message names file and line).
-    """
-    examples: list[Example] = []
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                examples.append(_parse_example(line, f"{path}:{number}"))
-    if not examples:
-        raise UserError(f"{path}: holds no examples")
-    return examples
-
-
-def _parse_example(line: bytes, place: str) -> Example:
-    try:
-        row: Any = json.loads(line.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{place}: not a line of JSON in UTF-8 ({error})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{place}: a JSON object with prompt and completion was expected, this is a {type(row).__name__}")
-    for name in ("prompt", "completion"):
-        if not isinstance(row.get(name), str):
-            raise UserError(f"{place}: '{name}' is {'missing' if name not in row else 'not a text'}")
-    if not row["completion"].strip():
-        raise UserError(f"{place}: the completion is empty")
-    return Example(row["prompt"], row["completion"], str(row.get("id", place.rpartition(":")[2])), place)
-
-
-@dataclass(frozen=True)
 class Tokenised:
-    """Tokens of an example, int64, and how many of them are the prompt's."""
+    """Tokens of an example, int64; which of them are the answer's, bool; and the UTF-8 bytes of answer and of all."""
 
     tokens: np.ndarray
-    num_prompt: int
+    answer: np.ndarray
     example: Example
+    answer_bytes: int
+    text_bytes: int
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -87,34 +34,64 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.bos_token_id] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
-def tokenise(examples: list[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenised]:
-    """Prompt and completion as at inference: the prompt's tokens are those of the prompt alone, then come the completion's.
+def tokenise(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenised]:
+    """Examples as at inference: what stands before an answer has the tokens it has by itself, then come the answer's.
 
-    Both are tokenised jointly; where that changes the prompt's own tokens, which inference will see, they are tokenised
-    apart. BOS only if the tokenizer adds it by default; EOS always ends the completion.
+    All is tokenised jointly; where that changes the tokens of what stands before, which inference will see, the answer is
+    tokenised apart. A prompt begins with BOS if the tokenizer adds it by default, and EOS ends its completion; a
+    conversation has both only where the chat template puts them.
 
     Raises:
-        UserError: the tokenizer has no EOS.
+        UserError: the tokenizer has no EOS; an answer has no tokens; see `chat.render`.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no EOS token to end a completion with; set eos_token in "
                         "tokenizer_config.json")
-    before, end = _bos(tokenizer), [tokenizer.eos_token_id]
-
-    def ids_of(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
-        return ids
-
+    before = _bos(tokenizer)
     for start in range(0, len(examples), _TOKENISE_AT_ONCE):
         part = examples[start:start + _TOKENISE_AT_ONCE]
-        prompts = ids_of([example.prompt for example in part])
-        wholes = ids_of([example.prompt + example.completion for example in part])
-        for example, prompt, whole in zip(part, prompts, wholes, strict=True):
-            joint = whole[:len(prompt)] == prompt and len(whole) > len(prompt)
-            completion = whole[len(prompt):] if joint else ids_of([example.completion])[0]
-            start_ids = [] if prompt[:1] == before else before
-            tokens = np.array([*start_ids, *prompt, *completion, *end], dtype=np.int64)
-            yield Tokenised(tokens, len(start_ids) + len(prompt), example)
+        pieces = [_pieces(example, tokenizer) for example in part]
+        grown = ["".join(text for text, _ in texts[:count]) for texts in pieces for count in range(1, len(texts) + 1)]
+        ids = iter(_ids_of(grown, tokenizer))
+        for example, texts in zip(part, pieces, strict=True):
+            yield _join(example, texts, [next(ids) for _ in texts], tokenizer, before)
+
+
+def _pieces(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
+    """The text in pieces, each with whether it is the answer's."""
+    return render(example, tokenizer) if example.messages else [(example.prompt, False), (example.completion, True)]
+
+
+def _ids_of(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
+    return ids
+
+
+def _join(example: Example, pieces: list[tuple[str, bool]], grown: list[list[int]], tokenizer: PreTrainedTokenizerBase,
+          before: list[int]) -> Tokenised:
+    """Put an example's tokens together; ``grown`` are the ids of its first piece, of its first two, and so on."""
+    tokens: list[int] = []
+    answer: list[bool] = []
+    for (text, is_answer), whole in zip(pieces, grown, strict=True):
+        joint = whole[:len(tokens)] == tokens and len(whole) > len(tokens)
+        added = whole[len(tokens):] if joint else _ids_of([text], tokenizer)[0]
+        if is_answer and not added:
+            raise UserError(f"{example.place}: the answer of example {example.id!r} has no tokens in this model's vocabulary")
+        tokens += added
+        answer += _written(added, tokenizer.eos_token_id) if is_answer else [False] * len(added)
+    if not example.messages:
+        start = [] if tokens[:1] == before else before
+        end = [] if tokens[-1] == tokenizer.eos_token_id else [tokenizer.eos_token_id]
+        tokens, answer = [*start, *tokens, *end], [*([False] * len(start)), *answer, *([True] * len(end))]
+    sizes = [len(text.encode()) for text, _ in pieces]
+    answer_bytes = sum(size for size, (_, is_answer) in zip(sizes, pieces, strict=True) if is_answer)
+    return Tokenised(np.array(tokens, dtype=np.int64), np.array(answer), example, answer_bytes, sum(sizes))
+
+
+def _written(ids: list[int], eos: int) -> list[bool]:
+    """Which tokens of an answer the model writes: up to its EOS; what a template puts behind that is never generated."""
+    last = max((place for place, token in enumerate(ids) if token == eos), default=len(ids) - 1)
+    return [place <= last for place in range(len(ids))]
 
 
 class SupervisedBlocks:
@@ -127,10 +104,12 @@ class SupervisedBlocks:
         UserError: an example is too long and ``too_long`` is ``refuse``, or none is left.
     """
 
-    def __init__(self, path: Path, tokenizer: PreTrainedTokenizerBase, sequence_length: int, root: int,
+    def __init__(self, paths: Path | Sequence[Path], tokenizer: PreTrainedTokenizerBase, sequence_length: int, root: int,
                  full_text: bool = False, too_long: str = "refuse") -> None:
+        paths = [paths] if isinstance(paths, Path) else list(paths)
+        examples = [example for path in paths for example in read_examples(path)]
         kept, self.dropped = [], 0
-        for item in tokenise(read_examples(path), tokenizer):
+        for item in tokenise(examples, tokenizer):
             if len(item.tokens) <= sequence_length:
                 kept.append(item)
             elif too_long == "drop":
@@ -139,22 +118,21 @@ class SupervisedBlocks:
                 raise UserError(f"{item.example.place}: example {item.example.id!r} has {len(item.tokens)} tokens, a sequence "
                                 f"{sequence_length}; raise sequence_length, or leave such examples out with too_long: drop")
         if not kept:
-            raise UserError(f"{path}: every example is longer than sequence_length {sequence_length}; raise it")
+            raise UserError(f"{paths[0]}: every example is longer than sequence_length {sequence_length}; raise it")
         shuffled = [kept[index] for index in permutation(seed(root, "packing"), len(kept))]
         self._full_text, self._groups = full_text, list(_pack(shuffled, sequence_length))
         self.num_examples, self.num_tokens = len(kept), sum(len(item.tokens) for item in kept)
-        texts = (item.example.prompt + item.example.completion if full_text else item.example.completion for item in kept)
-        predicted = sum(self[index].num_predicted for index in range(len(self)))
-        self.tokens_per_byte = predicted / max(1, sum(len(text.encode()) for text in texts))
+        num_bytes = sum(item.text_bytes if full_text else item.answer_bytes for item in kept)
+        self.tokens_per_byte = sum(self[index].num_predicted for index in range(len(self))) / max(1, num_bytes)
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def __getitem__(self, index: int) -> Block:
         group = self._groups[index]
-        labels = np.concatenate([_labels(item, self._full_text) for item in group])
-        return Block(np.concatenate([item.tokens for item in group]), labels, tuple(len(item.tokens) for item in group),
-                     tuple(item.example.id for item in group))
+        segments = [segment(item, self._full_text) for item in group]
+        return Block(np.concatenate([tokens for tokens, _ in segments]), np.concatenate([labels for _, labels in segments]),
+                     tuple(len(item.tokens) for item in group), tuple(item.example.id for item in group))
 
 
 def _pack(items: list[Tokenised], sequence_length: int) -> Iterator[list[Tokenised]]:
@@ -170,8 +148,9 @@ def _pack(items: list[Tokenised], sequence_length: int) -> Iterator[list[Tokenis
     yield group
 
 
-def _labels(item: Tokenised, full_text: bool) -> np.ndarray:
-    labels: np.ndarray = np.append(item.tokens[1:], IGNORE)
-    if not full_text:
-        labels[:max(0, item.num_prompt - 1)] = IGNORE
-    return labels
+def segment(item: Tokenised, full_text: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of an example and their labels: the next token where it is the answer's (or everywhere), else `IGNORE`."""
+    labels = np.full(len(item.tokens), IGNORE)
+    wanted = item.answer[1:] | full_text
+    labels[:-1][wanted] = item.tokens[1:][wanted]
+    return item.tokens, labels

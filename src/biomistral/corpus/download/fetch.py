@@ -1,18 +1,11 @@
 """``corpus download``: bulk packages of open-access articles into a folder that ``corpus build`` reads as a source."""
 
-import fcntl
 import hashlib
-import json
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from biomistral.assets import offline
 from biomistral.corpus.download.bulk_layout import (
     NCBI,
     Listed,
@@ -24,17 +17,16 @@ from biomistral.corpus.download.bulk_layout import (
     packages_of,
     read_page,
 )
+from biomistral.corpus.download.folder import RECORD, check_request, check_room, claimed, read_record
 from biomistral.corpus.download.transfer import Patience, Rate, RefusedError, Seen, Transfer, fetch_text
 from biomistral.corpus.sources.streams import DamagedError, open_unpacked
 from biomistral.errors import UserError
 from biomistral.files import file_digest, write_json
 from biomistral.progress import bar, log
 
-RECORD = "downloads.json"
-_SPARE = 256 << 20
 _TIMES = 2
-_WITHDRAWN = ("NCBI withdrew its bulk packages in August 2026: take --subset europe_pmc, or name with --url a mirror that keeps "
-              "their layout")
+_WITHDRAWN = ("NCBI withdrew its bulk packages in August 2026: take --subset cloud or europe_pmc, or name with --url a mirror "
+              "that keeps their layout")
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ def plan(wanted: Download) -> list[dict[str, Any]]:
         UserError: offline, a bad date, no such directory, or nothing in it that is wanted.
     """
     url, chosen = _chosen(wanted)
-    record = _read_record(wanted.out)
+    record = read_record(wanted.out)
     return [{"name": file.name, "url": url + file.name, "bytes": file.size, "date": file.date, "kind": package.kind,
              "state": "there" if _is_there(wanted.out, record, url, file) else "to fetch"}
             for package in chosen for file in _files(package)]
@@ -77,12 +69,12 @@ def download(wanted: Download) -> dict[str, Any]:
     """
     url, chosen = _chosen(wanted)
     wanted.out.mkdir(parents=True, exist_ok=True)
-    with _claimed(wanted.out):
-        record = _read_record(wanted.out)
+    with claimed(wanted.out):
+        record = read_record(wanted.out)
         missing = [(package, file) for package in chosen for file in _files(package)
                    if not _is_there(wanted.out, record, url, file)]
         size = sum(max(0, file.size - _partial_size(wanted.out, file.name)) for _, file in missing)
-        _check_room(wanted.out, size)
+        check_room(wanted.out, size)
         failures = []
         rate = Rate((wanted.max_rate or 0) * 1e6)
         with bar("downloading (MB)", size / 1e6) as progress:
@@ -90,7 +82,7 @@ def download(wanted: Download) -> dict[str, Any]:
                 progress.say(file.name)
                 try:
                     transfer = Transfer(url + file.name, wanted.out / f"{file.name}.partial", wanted.patience, rate, progress,
-                                        lambda size: _check_room(wanted.out, size))
+                                        lambda size: check_room(wanted.out, size))
                     record[file.name] = _fetch(transfer, file, _checksum(url, package, file, wanted.patience))
                     write_json(wanted.out / RECORD, dict(sorted(record.items())))
                     transfer.finish(wanted.out / file.name)  # after the record: killed between them, it is only verified again
@@ -124,15 +116,7 @@ def _chosen(wanted: Download) -> tuple[str, list[Package]]:
 
 
 def _check(wanted: Download, url: str) -> None:
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"--url {wanted.url}: an address that begins with https:// or http:// was expected")
-    if offline():
-        raise UserError(f"HF_HUB_OFFLINE is set, so nothing is downloaded; on a machine with a network fetch the packages of "
-                        f"{url} and put them into {wanted.out}")
-    try:
-        date.fromisoformat(wanted.since or "2000-01-01")
-    except ValueError as error:
-        raise UserError(f"--since {wanted.since}: a day as YYYY-MM-DD was expected") from error
+    check_request(wanted.url, url, wanted.since, wanted.out)
     if wanted.since and wanted.subset == "europe_pmc":
         raise UserError("--since: Europe PMC has no incremental packages; leave it out")
 
@@ -191,21 +175,6 @@ def _entry(transfer: Transfer, file: Listed, seen: Seen, verified: str) -> dict[
             "etag": seen.etag, "last_modified": seen.last_modified, "listed": [file.date, file.size], "verified": verified}
 
 
-# ---- the folder -----------------------------------------------------------------------------------------------------
-
-
-def _read_record(out: Path) -> dict[str, dict[str, Any]]:
-    try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{out / RECORD}: not readable ({error}); remove it, and what it names is fetched again") from error
-    if not isinstance(record, dict) or not all(isinstance(entry, dict) for entry in record.values()):
-        raise UserError(f"{out / RECORD}: not a record of downloads; remove it, and what it names is fetched again")
-    return record
-
-
 def _is_there(out: Path, record: dict[str, dict[str, Any]], url: str, file: Listed) -> bool:
     """Whether a file was fetched and verified, is still that size, and the server lists it as it did then."""
     entry, place = record.get(file.name), out / file.name
@@ -216,21 +185,3 @@ def _is_there(out: Path, record: dict[str, dict[str, Any]], url: str, file: List
 def _partial_size(out: Path, name: str) -> int:
     partial = out / f"{name}.partial"
     return partial.stat().st_size if partial.exists() else 0
-
-
-def _check_room(out: Path, size: int) -> None:
-    free = shutil.disk_usage(out).free
-    if size + _SPARE > free:
-        raise UserError(f"{out}: {size / 1e9:.1f} GB are to come and {free / 1e9:.1f} GB are free there; choose another --out, "
-                        "or fewer packages with --limit, --since or --packages")
-
-
-@contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """Two processes never write into one folder; the lock ends with the process."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{out}: another download is at work there; wait for it or stop it") from error
-        yield

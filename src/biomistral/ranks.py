@@ -1,0 +1,78 @@
+"""The processes that torchrun started: the first one makes an artifact, the others help it where they are called."""
+
+import os
+import time
+from functools import lru_cache
+from typing import Any
+
+_POLL_SECONDS = 0.05
+
+
+class Dismissed(Exception):  # noqa: N818  (no error: a helper's part is done)
+    """Raised in a helping process whose part is done: the first process alone writes what came of it."""
+
+
+def world() -> int:
+    """How many processes work together: 1 unless torchrun (or whoever sets its variables) started more."""
+    return int(os.environ["WORLD_SIZE"]) if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return int(os.environ["RANK"]) if world() > 1 else 0
+
+
+def leads() -> bool:
+    """Whether this is the first process: the one that writes, logs and prints."""
+    return rank() == 0
+
+
+@lru_cache(maxsize=1)
+def store() -> Any:
+    """The key-value store that all processes share; torchrun holds it, so it outlives each of them."""
+    from torch.distributed.rendezvous import rendezvous
+
+    return next(iter(rendezvous("env://")))[0]
+
+
+def says_it() -> bool:
+    """Whether this process is the first to report a failure: all may meet the same one, and one line is enough."""
+    return world() == 1 or store().add("said", 1) == 1
+
+
+class Call:
+    """What the first process tells the others about one artifact: ``help`` or not, then ``done`` or ``failed``.
+
+    The others ask again and again rather than block in the store, so that a signal reaches them; a stage that only the
+    first process works on may take hours.
+    """
+
+    _count = 0
+
+    def __init__(self) -> None:
+        Call._count += 1
+        self._name, self._said = f"artifact-{Call._count}", False
+
+    def help(self) -> None:
+        """Called by the first process: the others are to run the stage's function with it."""
+        self._tell("begin", "help")
+
+    def end(self, word: str) -> None:
+        """Called by the first process when the artifact stands (``done``), or never will (``failed``)."""
+        if not self._said:
+            self._tell("begin", word)
+        self._tell("end", word)
+
+    def _tell(self, moment: str, word: str) -> None:
+        if world() > 1:
+            store().set(f"{self._name}/{moment}", word)
+        self._said = True
+
+    def heard(self, moment: str) -> str:
+        """Wait for what the first process says. It has said itself what failed: the others then end without a word."""
+        while not store().check([f"{self._name}/{moment}"]):
+            time.sleep(_POLL_SECONDS)
+        word = str(store().get(f"{self._name}/{moment}").decode())
+        if word == "failed":
+            raise SystemExit(2)
+        return word
