@@ -66,10 +66,10 @@ def our_step() -> Callable[[], float]:
     import numpy as np
     import torch
 
+    from biomistral.memory import keep_freed_memory
     from biomistral.training.attention import use_isolated_attention
     from biomistral.training.batch import Block, collate
     from biomistral.training.fused import use_fused_norms
-    from biomistral.training.memory import keep_freed_memory
     from biomistral.training.parallel import Group
     from biomistral.training.weights import MasterWeights
 
@@ -133,7 +133,7 @@ def work(arm: str) -> None:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if arm == "plain, memory kept":
-        from biomistral.training.memory import keep_freed_memory
+        from biomistral.memory import keep_freed_memory
         keep_freed_memory()
     step = our_step() if arm == "ours" else plain_step()
     for line in sys.stdin:

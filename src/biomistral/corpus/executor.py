@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
-from biomistral.corpus.memory import keep_freed_memory
 from biomistral.errors import UserError
+from biomistral.memory import keep_freed_memory
 from biomistral.recipe import Machine
 
 Task = TypeVar("Task")

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
+from biomistral.memory import keep_freed_memory
 from biomistral.progress import bar, log
 from biomistral.ranks import Dismissed
 from biomistral.seeds import seed
@@ -19,7 +20,6 @@ from biomistral.training.checkpoint import Checkpoints
 from biomistral.training.ending import Ending, early_ending
 from biomistral.training.fused import use_fused_norms
 from biomistral.training.interrupt import held_back
-from biomistral.training.memory import keep_freed_memory
 from biomistral.training.meter import Meter, peak_memory_bytes, words
 from biomistral.training.metrics import MetricsLog, heldout_loss
 from biomistral.training.order import indices_of_step
