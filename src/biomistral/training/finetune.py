@@ -10,13 +10,14 @@ from biomistral.artifact import Workspace, input_key
 from biomistral.models.load import load_model, load_tokenizer, read_config
 from biomistral.training.examples import find_examples
 from biomistral.training.guard import check_model_folder
-from biomistral.training.loop import Training, train
+from biomistral.training.loop import Training
 from biomistral.training.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
 from biomistral.training.output import give_weights, pass_on_licences, write_model
 from biomistral.training.parallel import own_device
 from biomistral.training.quantized import check_bitsandbytes, describe, give_dequantised, quantise
 from biomistral.training.settings import LoraSettings
 from biomistral.training.sinks import check_sinks
+from biomistral.training.start import train
 from biomistral.training.supervised import SupervisedBlocks
 
 ADAPTER = "adapter"

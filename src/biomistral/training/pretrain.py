@@ -5,10 +5,10 @@ import torch
 from biomistral.artifact import Workspace
 from biomistral.models.load import load_model
 from biomistral.training.guard import check_corpus, check_model_folder
-from biomistral.training.loop import train
 from biomistral.training.output import give_weights, pass_on_licences, write_model
 from biomistral.training.packed import PackedCorpus
 from biomistral.training.sinks import check_sinks
+from biomistral.training.start import train
 
 
 def pretrain(work: Workspace) -> None:
