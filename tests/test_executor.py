@@ -3,7 +3,10 @@
 import importlib.util
 import operator
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +54,17 @@ def test_no_more_is_read_than_needed() -> None:
 def test_a_killed_worker_is_said_in_one_line() -> None:
     with pytest.raises(UserError, match="a worker process was killed"), executor(die, 0, Machine(workers=2)) as apply:
         list(apply(range(10)))
+
+
+def test_a_script_without_a_main_guard_ends(tmp_path: Path) -> None:
+    """Its workers run the script anew and die before they have read what is shared: more than a pipe holds."""
+    script = tmp_path / "script.py"
+    script.write_text(f"from {__name__.rpartition('.')[2]} import work, executor, Machine\n"
+                      "with executor(work, bytes(1 << 20), Machine(workers=2)) as apply:\n    list(apply(range(9)))\n")
+    found = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100, check=False,
+                           env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    assert found.returncode == 1
+    assert "needs if __name__ == '__main__'" in found.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,11 +5,14 @@ All three call the same function on the same batches and give results in the sam
 
 import multiprocessing
 import os
+import pickle
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from biomistral.errors import UserError
@@ -45,18 +48,29 @@ def executor(function: Function[Task, Result], shared: Any, machine: Machine) ->
         yield lambda tasks: (function(shared, task) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")  # a fork could copy a lock that a thread of torch or Arrow holds
-    with ProcessPoolExecutor(count, context, _start, (function, shared)) as pool:
+    with tempfile.TemporaryDirectory() as folder, \
+            ProcessPoolExecutor(count, context, _start, (function, _written(shared, Path(folder)))) as pool:
         try:
             yield lambda tasks: _in_order(lambda task: pool.submit(_run, task), Future.result, tasks, AHEAD * count)
         except BrokenProcessPool as error:
-            raise UserError("a worker process was killed, most likely for want of memory; run again with fewer --workers: "
-                            "what was read stays") from error
+            raise UserError("a worker process was killed, most likely for want of memory: run again with fewer --workers, what "
+                            "was read stays; or could not start: a script of your own needs if __name__ == '__main__'") from error
 
 
-def _start(function: Callable[..., Any], shared: Any) -> None:
+def _written(shared: Any, folder: Path) -> Path:
+    """What all workers share, in a file. What starts a process goes through a pipe, and Python waits for ever for a process
+    that died before it had read more than the pipe holds."""
+    path = folder / "shared.pickle"
+    with path.open("wb") as stream:
+        pickle.dump(shared, stream, pickle.HIGHEST_PROTOCOL)
+    return path
+
+
+def _start(function: Callable[..., Any], path: Path) -> None:
     global _state
     keep_freed_memory()
-    _state = (function, shared)
+    with path.open("rb") as stream:
+        _state = (function, pickle.load(stream))
 
 
 def _run(task: Any) -> Any:
