@@ -1,6 +1,7 @@
 """Kill a training at random moments, twenty times, and compare what it ends in with a run that was never stopped.
 
-    python perf/kill_training.py            # about two minutes on one core
+    python perf/kill_training.py                    # about two minutes on one core
+    python perf/kill_training.py --asynchronous     # checkpoints written while training goes on
 
 Each of the twenty trainings is killed (SIGKILL) once or more, after a random share of the time that the straight run took,
 then left to finish. A checkpoint is written after every step, so that many kills fall into the writing of one.
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--kills", type=int, default=3, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--asynchronous", action="store_true", help="asynchronous_checkpoints")
     parser.add_argument("--out", type=Path, help="JSON file for the counts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,7 +73,8 @@ def main() -> None:
         here = Path(folder)
         model = make_model(here / "model", layers=2, hidden=256)
         settings = PretrainSettings(model=str(model), corpus=str(make_corpus(here / "corpus", model)), learning_rate=5e-3,
-                                    max_steps=12, batch_sequences=2, checkpoint_steps=1)
+                                    max_steps=12, batch_sequences=2, checkpoint_steps=1,
+                                    asynchronous_checkpoints=arguments.asynchronous)
         began = time.perf_counter()
         finish(start(settings, here / "straight"))
         took, expected = time.perf_counter() - began, digest(here / "straight")

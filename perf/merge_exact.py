@@ -2,9 +2,9 @@
 
     python perf/merge_exact.py [--peer VENV] [--work DIR]
 
-mergekit runs in a virtual environment of its own (made there if it is missing). linear, task_arithmetic, slerp and ties go
-through both front doors, TIES with mergekit's sort made stable. For DARE, mergekit's own arithmetic is given our masks,
-since its draws depend on shared state.
+mergekit runs in a virtual environment of its own (made there if it is missing). Methods without chance go through both front
+doors, with mergekit's sorts made stable. For DARE and DELLA, mergekit's own arithmetic is given our uniform numbers, since its
+draws depend on shared state.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from biomistral.merging.methods import dare_density, dare_mask
+from biomistral.merging.catalogue import METHODS
+from biomistral.merging.methods import dare_density, num_bits, uniform_bits
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.settings import MergeSettings
 from biomistral.run import execute
@@ -33,6 +34,12 @@ TASK = """models:
 base_model: %(a)s
 dtype: %(dtype)s
 """
+STOCK = "models: [{model: %(a)s}, {model: %(b)s}, {model: %(c)s}]\nbase_model: %(a)s\ndtype: %(dtype)s\n"
+PAIR = ("models: [{model: %(b)s, parameters: {weight: 0.3}}, {model: %(c)s, parameters: {weight: [0.2, 0.9]}}]\n"
+        "dtype: %(dtype)s\n")
+FIRST = "{model: %(a)s, parameters: {weight: 0.3}}, "
+THREE = (f"models: [{FIRST}{{model: %(b)s, parameters: {{weight: 0.5}}}}, {{model: %(c)s, parameters: {{weight: [0.2, 0.9]}}}}]\n"
+         "dtype: %(dtype)s\n")
 FILES = {
     "linear": "merge_method: linear\nmodels: [{model: %(a)s, parameters: {weight: 0.3}}, {model: %(b)s, parameters: {weight: "
               "0.55}}, {model: %(c)s, parameters: {weight: [0.1, 0.9]}}]\ndtype: %(dtype)s\n",
@@ -46,33 +53,56 @@ FILES = {
     "ties_rescaled": "merge_method: ties\nparameters: {normalize: false, rescale: true, lambda: 1.2}\n" + TASK,
     "dare_ties": "merge_method: dare_ties\nparameters: {int8_mask: true}\n" + TASK,
     "dare_linear": "merge_method: dare_linear\n" + TASK,
+    "task_arithmetic_of_three": ("merge_method: task_arithmetic\nparameters: {lambda: 0.8}\n" + TASK),
+    "breadcrumbs": "merge_method: breadcrumbs\nparameters: {gamma: 0.05}\n" + TASK,
+    "breadcrumbs_ties": "merge_method: breadcrumbs_ties\nparameters: {rescale: true, gamma: 0.5}\n" + TASK,
+    "della": "merge_method: della\nparameters: {epsilon: 0.2}\n" + TASK,
+    "della_linear": "merge_method: della_linear\nparameters: {epsilon: 0.2}\n" + TASK,
+    "model_stock": "merge_method: model_stock\n" + STOCK,
+    "model_stock_filter_wise": "merge_method: model_stock\nparameters: {filter_wise: true}\n" + STOCK,
+    "nuslerp": "merge_method: nuslerp\n" + PAIR,
+    "nuslerp_from_a_base": "merge_method: nuslerp\nbase_model: %(a)s\n" + PAIR,
+    "nuslerp_rows": "merge_method: nuslerp\nbase_model: %(a)s\nparameters: {nuslerp_flatten: false}\n" + PAIR,
+    "nuslerp_columns": "merge_method: nuslerp\nbase_model: %(a)s\nparameters: {nuslerp_flatten: false, "
+                       "nuslerp_row_wise: true}\n" + PAIR,
+    "multislerp": "merge_method: multislerp\n" + THREE,
+    "multislerp_from_a_base": "merge_method: multislerp\nbase_model: %(a)s\n" + THREE.replace(FIRST, ""),
+    "nearswap": "merge_method: nearswap\nmodels: [{model: %(a)s}, {model: %(b)s}]\nbase_model: %(a)s\nparameters: {t: 0.01}\n"
+                "dtype: %(dtype)s\n",
+    "ram": "merge_method: ram\nparameters: {epsilon: 0.02}\n" + STOCK,
+    "sce": "merge_method: sce\n" + STOCK,
+    "sce_selected": "merge_method: sce\nparameters: {select_topk: 0.3}\n" + STOCK,
     "passthrough": "merge_method: passthrough\nslices: [{sources: [{model: %(a)s, layer_range: [0, 3]}]}, {sources: [{model: "
                    "%(b)s, layer_range: [2, 4], parameters: {scale: [{filter: o_proj, value: 0.5}, {value: 1.0}]}}]}]\n"
                    "dtype: %(dtype)s\n",
 }
 
-DARE_IN_PEER = """
+CHANCE_IN_PEER = """
 import json, sys, torch
 from safetensors.torch import load_file, save_file
 from mergekit import merge_methods
 from mergekit.merge_methods.base import TensorGroup, PerInputValues
 job = json.load(open(sys.argv[1]))
+argsort = torch.argsort
+torch.argsort = lambda *args, **kwargs: argsort(*args, **{**kwargs, "stable": True})
 models = {name: load_file(path) for name, path in job["models"].items()}
-masks, out = load_file(job["masks"]), {}
+numbers, out = load_file(job["numbers"]), {}
 for name, base in models["a"].items():
-    queue = [masks[f"{model}/{name}"] for model in ("b", "c")]
-    torch.bernoulli = lambda p: queue.pop(0).to(p.dtype)
+    queue = [numbers[f"{model}/{name}"] for model in ("b", "c")]
+    torch.bernoulli = lambda p: (queue.pop(0).view(p.shape) < (p.double() * 2**32).round()).to(p.dtype)
     group = TensorGroup.from_tensors([models[m][name] for m in ("a", "b", "c")], ids=["a", "b", "c"], base_index=0, name=name)
     per = lambda values: PerInputValues(list(zip(("b", "c"), values)))
+    more = {"epsilon": per([0.2, 0.2])} if job["method"].startswith("della") else {}
     out[name] = merge_methods.get(job["method"]).merge_group(group, weight=per([0.3, 0.55]), density=per([0.37, 0.62]),
-        int8_mask=False, normalize=False, rescale=True, **{"lambda": 1.0})
+        int8_mask=False, normalize=job["method"] == "della", rescale=True, **{"lambda": 1.0}, **more)
 save_file(out, job["out"])
 """
 
-
-STABLE_TIES_IN_PEER = """
+STABLE_IN_PEER = """
 import functools, sys, torch
-torch.argsort = functools.partial(torch.argsort, stable=True)
+for name in ("argsort", "sort"):
+    setattr(torch, name, functools.partial(getattr(torch, name), stable=True))
+torch.topk = lambda values, k, largest: [order[:k] for order in torch.sort(values, descending=largest)]
 from mergekit.scripts.run_yaml import main
 main(sys.argv[1:])
 """
@@ -106,15 +136,16 @@ def make_models(folder: Path, dtype: str) -> dict[str, Path]:
     return found
 
 
-def dare_masks(config: Path, path: Path) -> None:
-    """Our masks for every tensor, as mergekit's draws."""
-    masks = {}
+def save_numbers(config: Path, path: Path) -> None:
+    """The uniform numbers that decide our masks, for every tensor and model."""
+    numbers = {}
     for tensor in plan_merge(config, {}).tensors:
         for position, source in enumerate(tensor.inputs[1:]):
-            density = dare_density(source.parameters["density"], tensor.dtype)
-            mask = dare_mask(seed(0, "dare", tensor.name, position), 0, tensor.numel, density)
-            masks[f"{Path(source.model).name}/{tensor.name}"] = mask.view(tensor.shape).to(torch.uint8)
-    save_file(masks, path)
+            draws = METHODS[tensor.method].thins == "random"
+            width = num_bits(dare_density(source.parameters["density"], tensor.dtype)) if draws else 32
+            bits = uniform_bits(seed(0, "dare", tensor.name, position), 0, tensor.numel, width)
+            numbers[f"{Path(source.model).name}/{tensor.name}"] = torch.from_numpy(bits.astype("int64") << (32 - width))
+    save_file(numbers, path)
 
 
 def compare(ours: Path, theirs: Path) -> dict[str, float]:
@@ -139,24 +170,24 @@ def compare(ours: Path, theirs: Path) -> dict[str, float]:
             "max_relative_to_largest": largest, "tensors_that_differ": tensors, "tensors": len(first)}
 
 
-def run(folder: Path, python: Path, dtype: str) -> dict[str, dict[str, float]]:
+def run(folder: Path, python: Path, dtype: str, methods: list[str]) -> dict[str, dict[str, float]]:
     """Every method at one dtype."""
     models, found = make_models(folder, dtype), {}
     names = {name: str(path) for name, path in models.items()} | {"dtype": dtype}
-    for name, text in FILES.items():
+    for name in methods:
         config = folder / f"{name}.yaml"
-        config.write_text(text % names)
+        config.write_text(FILES[name] % names)
         execute(MergeSettings(config=str(config)), folder / f"ours-{name}")
         theirs = folder / f"theirs-{name}"
         theirs.mkdir(exist_ok=True)
-        if name.startswith("dare"):
-            dare_masks(config, folder / "masks.safetensors")
+        if name.startswith(("dare", "della")):
+            save_numbers(config, folder / "numbers.safetensors")
             job = {"models": {key: str(path / "model.safetensors") for key, path in models.items()}, "method": name,
-                   "masks": str(folder / "masks.safetensors"), "out": str(theirs / "model.safetensors")}
+                   "numbers": str(folder / "numbers.safetensors"), "out": str(theirs / "model.safetensors")}
             (folder / "job.json").write_text(json.dumps(job))
-            command = [python, "-c", DARE_IN_PEER, folder / "job.json"]
-        elif name.startswith("ties"):
-            command = [python, "-c", STABLE_TIES_IN_PEER, config, theirs, "--quiet", "--no-write-model-card"]
+            command = [python, "-c", CHANCE_IN_PEER, folder / "job.json"]
+        elif name.startswith(("ties", "breadcrumbs", "sce")):
+            command = [python, "-c", STABLE_IN_PEER, config, theirs, "--quiet", "--no-write-model-card"]
         else:
             command = [python.with_name("mergekit-yaml"), config, theirs, "--quiet", "--no-write-model-card"]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -172,12 +203,15 @@ def run(folder: Path, python: Path, dtype: str) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, default=Path(tempfile.gettempdir()) / "venv-mergekit")
+    parser.add_argument("--methods", nargs="+", choices=FILES, default=list(FILES))
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32", "float16"])
     arguments = parser.parse_args()
     python, results = peer_python(arguments.peer), {}
     for dtype in arguments.dtypes:
         with tempfile.TemporaryDirectory() as folder:
-            results[dtype] = run(Path(folder), python, dtype)
+            results[dtype] = run(Path(folder), python, dtype, arguments.methods)
+    if arguments.methods != list(FILES):
+        return
     out = Path(__file__).with_name("results") / "merge_exact.json"
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps({"peer": PEER, "torch": torch.__version__, "results": results}, indent=1) + "\n")

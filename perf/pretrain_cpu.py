@@ -77,13 +77,12 @@ def our_step() -> Callable[[], float]:
     model, device = make_model(), torch.device("cpu")
     use_isolated_attention(model)
     use_fused_norms(model)
-    weights = MasterWeights(model, torch.bfloat16, 0.01, Group(0, 1, device))
+    weights = MasterWeights(model, None, torch.bfloat16, 0.01, Group(0, 1, device))
     blocks = [Block(row, np.append(row[1:], -100), (LENGTH,), ("a",)) for row in tokens()]
 
     def step() -> float:
         loss = weights.loss(collate(blocks, device), SEQUENCES * (LENGTH - 1))
-        loss.backward()
-        weights.add_up_gradients()
+        weights.backward(loss, last=True)
         weights.gradient_norm(1.0)
         weights.update(2e-5)
         return float(loss.item())

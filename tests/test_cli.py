@@ -81,7 +81,8 @@ def test_our_own_bugs_show_a_traceback(tmp_path: Path, monkeypatch: pytest.Monke
         cli.app(args=["run", recipe(tmp_path), "--out", str(tmp_path / "o")])
 
 
-COMMANDS = [["run"], ["pretrain"], ["finetune"], ["preview"], ["merge"], ["quantize"], ["evaluate"], ["report"], ["compare"],
+COMMANDS = [["run"], ["pretrain"], ["finetune"], ["preview"], ["merge"], ["merge", "file"],
+            ["merge", "diff"], ["merge", "sweep"], ["quantize"], ["evaluate"], ["report"], ["compare"],
             ["lineage"], ["doctor"], ["model", "import"], ["model", "select"], ["benchmark", "build"], ["corpus", "build"],
             ["corpus", "show"]]
 

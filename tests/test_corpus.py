@@ -331,6 +331,15 @@ def test_decontamination(model: Path, articles: Path, tmp_path: Path, policy: st
         assert kept["PMC1030"].endswith(f"{prose(30)}\n\n{prose(31)}")
 
 
+def test_what_a_benchmark_only_trains_on_may_be_in_the_corpus(model: Path, articles: Path, tmp_path: Path) -> None:
+    """PubMedQA's 211,269 training questions stand with the abstracts of as many articles: these are no test of anything."""
+    questions = benchmark(tmp_path / "bench")
+    questions.write_text(json.dumps({**json.loads(questions.read_text()), "split": "train"}))
+    (articles / "zz.xml").write_bytes(xml(30, body=f"Case: {STEM.lower()}, she said."))
+    made = build(model, tmp_path / "out", sources=[str(articles)], decontaminate=[str(questions)])
+    assert "PMC1030" in {row["id"] for row in rows(made, "documents")}
+
+
 def test_budget_takes_other_languages_first(model: Path, articles: Path, tmp_path: Path) -> None:
     for seed in (40, 41):
         (articles / f"{seed}.xml").write_bytes(xml(seed, language='xml:lang="fr"'))

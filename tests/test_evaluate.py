@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from biomistral.errors import UserError
-from biomistral.evaluation.plan import context_length
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
 from biomistral.evaluation.summary import degenerate, summarise
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.records import ANSWER_SCHEMA, LETTERS, Question, read_rows, write_questions
 from biomistral.run import execute
+from biomistral.scoring.groups import context_length
 from biomistral.statistics import wilson
 from tiny import make_model
 

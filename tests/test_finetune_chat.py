@@ -19,6 +19,7 @@ from biomistral.run import execute
 from biomistral.training.batch import IGNORE
 from biomistral.training.examples import read_examples
 from biomistral.training.settings import FinetuneSettings
+from biomistral.training.sources import Examples
 from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 
@@ -55,7 +56,7 @@ def write(path: Path, *rows: Any) -> Path:
 
 
 def only_block(path: Path, model: Path, **options: Any) -> tuple[list[int], list[int]]:
-    block = SupervisedBlocks(path, load_tokenizer(model), 256, root=0, **options)[0]
+    block = SupervisedBlocks(Examples(path), load_tokenizer(model), 256, root=0, **options)[0]
     return block.tokens.tolist(), block.labels.tolist()
 
 
@@ -79,7 +80,7 @@ def test_what_is_learnt_is_what_the_assistant_says(model: Path, tmp_path_factory
     messages = turns(*contents[:len(contents) // 2 * 2])
     path = write(tmp_path_factory.mktemp("p") / "t.jsonl", {"messages": messages})
     tokenizer = load_tokenizer(model)
-    block = SupervisedBlocks(path, tokenizer, 10_000, root=0)[0]
+    block = SupervisedBlocks(Examples(path), tokenizer, 10_000, root=0)[0]
     said = "".join(message["content"] + "</s>" for message in messages if message["role"] == "assistant")
     assert tokenizer.decode(block.labels[block.labels != IGNORE]) == said
     assert tokenizer.decode(block.tokens) == tokenizer.apply_chat_template(messages, tokenize=False)
@@ -106,7 +107,7 @@ def test_templates_that_allow_no_mask_are_refused(template: str | None, problem:
     folder = _with_template(model, tmp_path / "model", template)
     path = write(tmp_path / "t.jsonl", {"prompt": "a", "completion": "b"}, {"messages": turns("a", "b", "c", "d")})
     with pytest.raises(UserError, match=rf"t\.jsonl:2: .*{problem}") as caught:
-        SupervisedBlocks(path, load_tokenizer(folder), 256, root=0)
+        SupervisedBlocks(Examples(path), load_tokenizer(folder), 256, root=0)
     assert "\n" not in str(caught.value)
 
 
@@ -122,7 +123,7 @@ def test_templates_that_allow_no_mask_are_refused(template: str | None, problem:
 def test_malformed_conversations_are_named(row: dict[str, Any], problem: str, tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", {"messages": turns("a", "b")}, row)
     with pytest.raises(UserError, match=rf"t\.jsonl:2: .*{problem}"):
-        read_examples(path)
+        list(read_examples(path))
 
 
 def test_an_answer_of_no_tokens_is_refused(model: Path, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_an_answer_of_no_tokens_is_refused(model: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").write_text(json.dumps(data))
     path = write(tmp_path / "t.jsonl", {"prompt": "Pain?", "completion": "\u200b", "id": "q7"})
     with pytest.raises(UserError, match=r"t\.jsonl:1: the answer of example 'q7' has no tokens"):
-        SupervisedBlocks(path, load_tokenizer(copy), 256, root=0)
+        SupervisedBlocks(Examples(path), load_tokenizer(copy), 256, root=0)
 
 
 def test_several_files_of_both_forms_are_one_set(model: Path, tmp_path: Path) -> None:
@@ -142,7 +143,7 @@ def test_several_files_of_both_forms_are_one_set(model: Path, tmp_path: Path) ->
     fast = {"method": "full", "epochs": 1, "sequence_length": 64}
     artifact = execute(FinetuneSettings(model=Input(model), train=(Input(pairs), Input(chats)), **fast), tmp_path / "out")
     assert artifact.manifest["counts"]["examples"] == 3
-    blocks = SupervisedBlocks([pairs, chats], load_tokenizer(model), 64, root=0)
+    blocks = SupervisedBlocks(Examples([pairs, chats]), load_tokenizer(model), 64, root=0)
     block = blocks[0]
     assert sorted(block.documents) == ["7", "chats.jsonl:1", "pairs.jsonl:2"]
     parts = dict(zip(block.documents, np.split(block.tokens, np.cumsum(block.lengths)[:-1]), strict=True))
@@ -170,7 +171,7 @@ def test_preview_marks_what_is_learnt(model: Path, tmp_path: Path, capsys: pytes
     assert "What is I10? Answer:⟦ essential hypertension</s>⟧" in out
     assert re.search(r"--- t.jsonl:1 \(.*t\.jsonl:1\): \d+ tokens, loss on \d+, longer than a sequence of 12: refused", out)
     data = json.loads(show(capsys, *common, "--json", "--samples", "1")[1])
-    blocks = SupervisedBlocks(path, load_tokenizer(model), 256, root=0)
+    blocks = SupervisedBlocks(Examples(path), load_tokenizer(model), 256, root=0)
     predicted = sum(blocks[index].num_predicted for index in range(len(blocks)))
     assert (data["num_examples"], data["num_tokens"], data["num_predicted"]) == (2, blocks.num_tokens, predicted)
     assert len(data["samples"]) == 1

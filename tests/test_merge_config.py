@@ -10,9 +10,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from biomistral.errors import UserError
-from biomistral.merging.describe import describe
+from biomistral.merging.catalogue import DEFAULT
+from biomistral.merging.describe import describe, needs
 from biomistral.merging.parameters import Rule
-from biomistral.merging.plan import Plan, PlannedTensor, plan_merge
+from biomistral.merging.plan import Plan, plan_merge
+from biomistral.merging.planned import PlannedTensor
 from biomistral.merging.settings import MergeSettings
 from tiny import make_model
 
@@ -157,11 +159,63 @@ def test_names_that_are_folders_become_inputs(tmp_path: Path, models: dict[str, 
 
 def test_the_plan_in_words(tmp_path: Path, models: dict[str, Path]) -> None:
     made = plan(tmp_path, SLERP.replace("0.5", "[{filter: mlp, value: [0, 1]}, {filter: mpl, value: 0}, {value: 0.25}]"), models)
-    text = describe(made)
-    assert "4 x model.layers.*.mlp.up_proj.weight [32, 16]: t 0 0.3333 0.6667 1" in text
+    text = describe(made, needs(made, DEFAULT, 2, 10**9), tmp_path)
+    assert "4 x model.layers.*.mlp.up_proj.weight [32, 16] bfloat16: t 0 0.3333 0.6667 1" in text
     assert "filter 'mpl' of 't' matches no tensor" in text
     assert made.bytes_written == sum(path.nbytes for path in load_file(models["A"] / "model.safetensors").values())
     assert made.bytes_read == 2 * made.bytes_written
+
+
+def test_modules_slices_and_their_methods(tmp_path: Path, models: dict[str, Path]) -> None:
+    """A module's parameters come between the slice's and the file's; a slice may have a method of its own."""
+    made = by_name(plan(tmp_path, """merge_method: linear
+modules:
+  default:
+    parameters: {weight: [{filter: mlp, value: 3}]}
+    slices:
+      - sources: [{model: A, layer_range: [0, 2]}, {model: B, layer_range: [0, 2]}]
+        parameters: {weight: [{filter: up_proj, value: 5}]}
+      - merge_method: slerp
+        sources: [{model: A, layer_range: [2, 4]}, {model: B, layer_range: [2, 4]}]
+        parameters: {t: 0.25}
+base_model: A
+parameters: {weight: 1, normalize: 0}
+dtype: torch.float32
+""", models))
+    weights = {part: made[f"model.layers.0.{part}.weight"].inputs[1].parameters["weight"]
+               for part in ("mlp.up_proj", "mlp.down_proj", "self_attn.q_proj")}
+    assert weights == {"mlp.up_proj": 5, "mlp.down_proj": 3, "self_attn.q_proj": 1}
+    assert made["model.layers.0.mlp.up_proj.weight"].parameters == {"normalize": False}
+    assert made["model.layers.3.mlp.up_proj.weight"].parameters == {"t": 0.25}
+    assert [made[name].method for name in ("model.embed_tokens.weight", "model.norm.weight")] == ["linear", "slerp"]
+
+
+def test_the_long_form_of_a_model(tmp_path: Path, models: dict[str, Path]) -> None:
+    long = "{model: {path: B}, lora: null}"
+    assert plan(tmp_path, TIES.replace("model: B", f"model: {long}"), models).merge.model_names == ["A", "B"]
+    pinned = plan(tmp_path, TIES.replace("model: B", "model: {model: {path: B, revision: v1}}"),
+                  {"A": models["A"], "B@v1": models["B"]})
+    assert pinned.merge.model_names == ["A", "B@v1"]
+
+
+def test_what_changes_nothing_is_noted(tmp_path: Path, models: dict[str, Path]) -> None:
+    made = plan(tmp_path, TIES.replace("ties", "task_arithmetic") + "parameters: {int8_mask: true}\n", models)
+    assert [note.partition(": ")[2] for note in made.notes] == ["'density' changes nothing in task_arithmetic"]
+
+
+def test_nuslerp_with_and_without_a_base(tmp_path: Path, models: dict[str, Path]) -> None:
+    three = {**models, "C": models["B"]}
+    text = "merge_method: nuslerp\nmodels: [{model: B, parameters: {weight: 1}}, {model: C, parameters: {weight: 3}}]\n"
+    assert [source.model for source in plan(tmp_path, text, {"B": models["A"], "C": models["B"]}).tensors[0].inputs] == ["B", "C"]
+    based = plan(tmp_path, text + "base_model: A\n", three).tensors[0]
+    assert [source.model for source in based.inputs] == ["A", "B", "C"]
+    assert based.parameters == {"nuslerp_flatten": True, "nuslerp_row_wise": False}
+    with pytest.raises(UserError, match="nuslerp needs a base model among its inputs; 'A' is not among the sources"):
+        plan(tmp_path, """merge_method: nuslerp
+slices: [{sources: [{model: B, layer_range: [0, 4]}, {model: C, layer_range: [0, 4]}]}]
+parameters: {weight: 1}
+base_model: A
+""", three)
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -176,13 +230,20 @@ def test_the_plan_in_words(tmp_path: Path, models: dict[str, Path]) -> None:
     ("t: 0.5", "t: [{filter: mlp, valeu: 1}]", r"takes entries of 'value' and 'filter'"),
     ("t: 0.5", "t: [{filter: mlp, value: 1}]", r"'t' is missing for tensor model.embed_tokens.weight"),
     ("slerp", "slurp", r"merge.yaml:1: unknown merge_method 'slurp'; did you mean 'slerp'"),
-    ("slerp", "della", r"'della' is known to mergekit but not supported here"),
+    ("slerp", "karcher", r"merge.yaml:1: merge_method 'karcher' is known to mergekit but not supported here"),
+    ("slerp", "nuslerp", r"merge.yaml:3: nuslerp takes 2 model\(s\), besides the base; here are 1"),
+    ("slerp", "model_stock", r"merge.yaml:3: model_stock takes at least 3 model\(s\), base included; here are 2"),
     ("slices:", "slice:", r"merge.yaml:2: unknown key 'slice'; did you mean 'slices'"),
     ("base_model: A", "base_model: C", r"model 'C' is no local folder; say where it lies"),
     ("base_model: A", "", r"slerp needs a base model among its inputs; 'base_model' is missing"),
-    ("base_model: A", "base_model: A\ntokenizer_source: union", r"'union' is known to mergekit but not supported"),
-    ("base_model: A", "base_model: A\ntokenizer: {source: base}", r"merge.yaml:7: 'tokenizer' is known to mergekit"),
-    ("base_model: A", "base_model: A\ntokenizer_source: C", r"tokenizer_source 'C'"),
+    ("base_model: A", "base_model: A\ntokenizer_source: C", r"merge.yaml:7: tokenizer_source 'C'; known: A, B, base, union"),
+    ("base_model: A", "base_model: A\ntokenizer: {source: uniom}", r"merge.yaml:7: tokenizer.source 'uniom'; did you mean"),
+    ("base_model: A", "base_model: A\ntokenizer: {}\ntokenizer_source: A", r"either 'tokenizer_source' or 'tokenizer'"),
+    ("base_model: A", "base_model: A\ntokenizer: {tokens: {x: {source: C}}}", r"merge.yaml:7: the row of token 'x' .* from 'C'"),
+    ("base_model: A", "base_model: A\ntokenizer: {tokens: {x: {force: true}}}", r"say whose with 'source'"),
+    ("base_model: A", "base_model: A\nexperts: []", r"merge.yaml:7: 'experts' is known to mergekit .*mergekit-moe"),
+    ("base_model: A", "base_model: A\n---\nmerge_method: ties", r"merge.yaml:7: a second document begins: .*mergekit-mega"),
+    ("base_model: A", "base_model: A\ndtype: float64", r"merge.yaml:7: dtype = 'float64'"),
     ("base_model: A", "base_model: A\ndtype: int8", r"merge.yaml:7: dtype = 'int8'"),
     ("model: B, layer_range: [0, 4]", "model: B, layer_range: [0, 3]", r"'A' gives 4 layers and 'B' 3"),
     ("model: B, layer_range: [0, 4]", "model: B, layer_range: [3, 3]", r"merge.yaml:5: .*holds no layer"),
@@ -190,7 +251,12 @@ def test_the_plan_in_words(tmp_path: Path, models: dict[str, Path]) -> None:
     ("- {model: B,", "- {model: A, layer_range: [0, 4]}\n      - {model: B,", r"a model appears twice"),
     ("[0, 4]", "[0, 32]", r"merge.yaml:4: .* goes past the 4 layers of 'A'; write \[0, 4\], or set fit_layers"),
     ("model: B,", "model: B, parameters: {t: 1},", r"parameter 't' belongs to the whole merge"),
-    ("model: B", "model: B+lora", r"'B\+lora' names an adapter"),
+    ("model: B", "model: B+lora", r"model 'lora' is no local folder; say where it lies"),
+    ("model: B", "model: B+lora+more", r"one adapter at most"),
+    ("model: B,", "model: {lora: B},", r"a mapping with 'model' and"),
+    ("model: B,", "model: {model: B, override_architecture: X},", r"'override_architecture' is known to mergekit"),
+    ("base_model: A", "base_model: A\nmodels: [{model: A}]", r"write either 'models' or 'slices'"),
+    ("t: 0.5", "t: [0.5, {value: 1}]", r"merge.yaml:8: 't' mixes numbers with entries"),
 ])
 def test_refused_in_the_file(tmp_path: Path, models: dict[str, Path], old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -201,14 +267,23 @@ def test_refused_in_the_file(tmp_path: Path, models: dict[str, Path], old: str, 
     ("weight: 0.5, ", "", r"merge.yaml:4: parameter 'weight' is missing for tensor"),
     ("density: 0.5", "density: 1.5", r"merge.yaml:5: 'density' = 1.5 lies outside 0 to 1"),
     ("- model: A", "- {model: A, parameters: {weight: 1}}", r"merge.yaml:3: parameter 'weight' has no meaning for the base"),
-    ("base_model: A", "base_model: A\nparameters: {normalize: 1}", r"'normalize' = 1: true or false was expected"),
-    ("ties", "task_arithmetic", r"parameter 'density' is unknown here"),
+    ("base_model: A", "base_model: A\nparameters: {normalize: 2}", r"'normalize' = 2: true or false was expected"),
+    ("density: 0.5}", "density: 0.9}\nparameters: {epsilon: 0.2}", r"parameter 'epsilon' is unknown here"),
     ("  - model: A", "  - model: B", r"a model appears twice"),
-    ("models:", "modules: {}\nmodels:", r"'modules' is known to mergekit"),
+    ("models:", "modules: {a: {models: [{model: A}]}, b: {models: [{model: A}]}}\nbase:", r"has one module|unknown key 'base'"),
+    ("base_model: A", "base_model: A\nslices: [{sources: [{model: A, layer_range: [0, 1]}], residual_weight: 1}]",
+     r"merge.yaml:7: 'residual_weight' is known to mergekit but not supported here"),
 ])
 def test_refused_in_a_list_of_models(tmp_path: Path, models: dict[str, Path], old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan(tmp_path, TIES.replace(old, new, 1), models)
+
+
+def test_della_needs_room_around_its_density(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"epsilon 0.15 takes density 0.9 out of the range between 0 and 1"):
+        plan(tmp_path, TIES.replace("ties", "della").replace("density: 0.5", "density: 0.9"), models)
+    for density in (0, 1):
+        assert plan(tmp_path, TIES.replace("ties", "della").replace("density: 0.5", f"density: {density}"), models).tensors
 
 
 def test_refused_weights_that_sum_to_nothing(tmp_path: Path, models: dict[str, Path]) -> None:
@@ -284,7 +359,7 @@ def test_a_vocabulary_in_another_order_is_refused(tmp_path: Path, models: dict[s
     first, second = list(vocab)[20:22]
     vocab[first], vocab[second] = vocab[second], vocab[first]
     path.write_text(json.dumps(data))
-    with pytest.raises(UserError, match=r"token \d+ is .*, in 'A' it is .*; models can be merged only if they share"):
+    with pytest.raises(UserError, match=r"token \d+ is .*, in 'A' it is .*; to bring tokens together by their text, write"):
         plan(tmp_path, TIES, {"A": models["A"], "B": odd})
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biomistral.merging import methods
+from biomistral.merging import kernels, methods
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
@@ -122,7 +122,7 @@ def test_trim_keeps_what_a_stable_sort_keeps(values: list[float], density: float
     keep = methods.num_kept(density, len(values))
     assert keep == min(len(values), max(1, int(density * len(values))))
     wanted = set(sorted(range(len(values)), key=lambda index: -abs(float(delta[index])))[:keep])
-    bits = methods.magnitude_bits(delta)
+    bits = kernels.magnitude_bits(delta)
     if dtype == torch.float32:
         threshold = sorted(bits.tolist(), reverse=True)[keep - 1]
         left = keep - sum(bit > threshold for bit in bits.tolist())
@@ -152,12 +152,13 @@ def test_ties_of_one_whole_model_is_the_base_plus_its_delta(seed: int, weight: f
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**63 - 1), st.integers(0, 40), st.integers(1, 3000), st.floats(0, 1))
 def test_a_mask_is_a_function_of_the_position(key: int, block: int, count: int, density: float) -> None:
-    whole = methods.dare_mask(key, 0, 8 * block + count, density)
-    assert methods.dare_mask(key, 8 * block, count, density).equal(whole[8 * block:])
+    for share in (density, round(density * 256) / 256, round(density * 65536) / 65536):  # of 32, 8 and 16 random bits
+        whole = methods.dare_mask(key, 0, 32 * block + count, share)
+        assert methods.dare_mask(key, 32 * block, count, share).equal(whole[32 * block:])
 
 
 def test_masks_keep_the_share_they_should() -> None:
-    for density in (0.1, 0.5, 0.9):
+    for density in (0.1, 0.3 / 2**12, 0.375, 0.5, 1 - 2**-16, 0.9):
         kept = methods.dare_mask(7, 0, 200_000, density).float().mean()
         assert abs(float(kept) - density) < 5 * math.sqrt(density * (1 - density) / 200_000)
     assert not methods.dare_mask(1, 0, 64, 0.0).any()
@@ -187,6 +188,6 @@ def test_the_l1_rescale_is_a_ratio_of_norms_rounded_like_the_weights() -> None:
 @given(st.integers(0, 10**6), st.integers(0, 20_000), st.integers(1, 4))
 def test_block_sums_do_not_depend_on_the_cut(seed: int, size: int, cut: int) -> None:
     values = random_tensor(seed, size, torch.float32)
-    at = cut * methods.BLOCK
-    parts = methods.block_sums(values[:at]) + methods.block_sums(values[at:])
-    assert math.fsum(parts) == math.fsum(methods.block_sums(values))
+    at = cut * kernels.BLOCK
+    parts = kernels.block_sums(values[:at]) + kernels.block_sums(values[at:])
+    assert math.fsum(parts) == math.fsum(kernels.block_sums(values))

@@ -3,8 +3,8 @@
 import pytest
 
 from biomistral.errors import UserError
-from biomistral.evaluation.prompts import PROTOCOLS, build_prompt, choose_shots, cloze_continuations
 from biomistral.records import Question
+from biomistral.scoring.prompts import PROTOCOLS, build_prompt, choose_shots, cloze_continuations
 
 FEVER = Question(id="q1", task="anatomy", stem="  Where is the\npulse felt? ", options=("wrist ", "hair"), answer="A")
 HEART = Question(id="s1", task="anatomy", stem="What beats?", options=("heart", "bone"), answer="A", split="dev")

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomistral.errors import UserError
-from biomistral.evaluation.engine import Engine, batches, common_prefix
-from biomistral.evaluation.scoring import Item, cloze_item, score_cloze, score_letters
 from biomistral.models.load import load_model
+from biomistral.scoring.engine import Engine, batches, common_prefix
+from biomistral.scoring.score import Item, cloze_item, score_cloze, score_letters
 from tiny import make_model
 
 LETTERS = [(5, 9), (6,), (7,), (8,)]

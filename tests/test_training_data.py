@@ -17,9 +17,11 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.training.attention import isolated_attention, use_isolated_attention
 from biomistral.training.batch import IGNORE, Block, check_model, collate, final_hidden
-from biomistral.training.examples import find_examples, read_examples
+from biomistral.training.examples import read_examples
 from biomistral.training.guard import check_corpus, check_model_folder
 from biomistral.training.packed import PackedCorpus
+from biomistral.training.segments import Segments
+from biomistral.training.sources import Examples
 from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
@@ -163,7 +165,7 @@ def test_model_folder_is_checked(model: Path, tmp_path: Path) -> None:
 
 def test_examples_are_packed_whole(model: Path, tmp_path: Path) -> None:
     path, tokenizer = make_examples(tmp_path / "train.jsonl"), load_tokenizer(model)
-    blocks = SupervisedBlocks(path, tokenizer, 64, root=0)
+    blocks = SupervisedBlocks(Examples(path), tokenizer, 64, root=0)
     rows = {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
     seen = []
     for block in (blocks[index] for index in range(len(blocks))):
@@ -182,7 +184,7 @@ def test_examples_are_packed_whole(model: Path, tmp_path: Path) -> None:
 
 
 def test_full_text_takes_the_prompt_too(model: Path, tmp_path: Path) -> None:
-    blocks = SupervisedBlocks(make_examples(tmp_path / "t.jsonl"), load_tokenizer(model), 64, root=0, full_text=True)
+    blocks = SupervisedBlocks(Examples(make_examples(tmp_path / "t.jsonl")), load_tokenizer(model), 64, root=0, full_text=True)
     block = blocks[0]
     ends = np.cumsum(block.lengths) - 1
     assert (block.labels[ends] == IGNORE).all()
@@ -193,7 +195,7 @@ def test_prompt_tokens_are_those_of_the_prompt_alone(model: Path, tmp_path: Path
     """ "hyper" + "tension" is one token when written together; inference sees the prompt by itself."""
     path, tokenizer = tmp_path / "t.jsonl", load_tokenizer(model)
     path.write_text(json.dumps({"prompt": "essential hyper", "completion": "tension"}))
-    block = SupervisedBlocks(path, tokenizer, 64, root=0)[0]
+    block = SupervisedBlocks(Examples(path), tokenizer, 64, root=0)[0]
     prompt = tokenizer("essential hyper").input_ids
     assert block.tokens.tolist() == [*prompt, *tokenizer("tension").input_ids, tokenizer.eos_token_id]
     assert block.documents == ("t.jsonl:1",)
@@ -209,7 +211,7 @@ def test_bos_is_added_once(model: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.json").write_text(json.dumps(data))
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": prompt, "completion": "no", "id": "x"}) for prompt in ("Pain?", "<s>Pain?")))
-    block = SupervisedBlocks(path, load_tokenizer(copy), 64, root=0)[0]
+    block = SupervisedBlocks(Examples(path), load_tokenizer(copy), 64, root=0)[0]
     first, second = np.split(block.tokens, [block.lengths[0]])
     assert first.tolist() == second.tolist()
     assert first.tolist().count(1) == 1
@@ -224,15 +226,15 @@ def test_malformed_lines_are_named(line: str, problem: str, tmp_path: Path) -> N
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'{"prompt": "a", "completion": "b"}\n\n' + line.encode("utf-8", "surrogateescape") + b"\n")
     with pytest.raises(UserError, match=rf"t\.jsonl:3: .*{problem}"):
-        read_examples(path)
+        list(read_examples(path))
 
 
 def test_empty_files_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("\n")
     with pytest.raises(UserError, match="holds no examples"):
-        read_examples(tmp_path / "t.jsonl")
-    with pytest.raises(UserError, match=r"has no train\.jsonl"):
-        find_examples(tmp_path)
+        list(read_examples(tmp_path / "t.jsonl"))
+    with pytest.raises(UserError, match=r"has neither a train\.jsonl nor questions\.parquet"):
+        Examples(tmp_path)
 
 
 def test_too_long_is_refused_or_counted(model: Path, tmp_path: Path) -> None:
@@ -240,11 +242,11 @@ def test_too_long_is_refused_or_counted(model: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "pain " * 50, "completion": "yes", "id": "long"}, {"prompt": "Pain?", "completion": "yes"}]
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=r"t\.jsonl:1: example 'long' has \d+ tokens, a sequence 20"):
-        SupervisedBlocks(path, tokenizer, 20, root=0)
-    blocks = SupervisedBlocks(path, tokenizer, 20, root=0, too_long="drop")
+        SupervisedBlocks(Examples(path), tokenizer, 20, root=0)
+    blocks = SupervisedBlocks(Examples(path), tokenizer, 20, root=0, too_long="drop")
     assert (blocks.dropped, blocks.num_examples, len(blocks)) == (1, 1, 1)
     with pytest.raises(UserError, match="every example is longer"):
-        SupervisedBlocks(path, tokenizer, 2, root=0, too_long="drop")
+        SupervisedBlocks(Examples(path), tokenizer, 2, root=0, too_long="drop")
 
 
 @settings(max_examples=25, deadline=None)
@@ -253,7 +255,7 @@ def test_short_attention_equals_torch(lengths: list[int], seed: int) -> None:
     """Values and gradients of the dense runs against torch's kernel, one segment at a time."""
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(1, heads, sum(lengths), 8, generator=generator, requires_grad=True) for heads in (6, 2, 2)]
-    found = isolated_attention(torch.nn.Identity(), *inputs, None, segments=lengths)[0]
+    found = isolated_attention(torch.nn.Identity(), *inputs, None, segments=Segments(lengths))[0]
     parts = zip(*(tensor.split(lengths, 2) for tensor in inputs), strict=True)
     outputs = [scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True) for part in parts]
     expected = torch.cat(outputs, 2).transpose(1, 2)

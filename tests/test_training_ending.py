@@ -73,7 +73,7 @@ def test_as_many_are_kept_as_asked_for(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_last=3)
     (tmp_path / "checkpoints" / ".step-00000009").mkdir(parents=True)
     for step in range(1, 6):
-        checkpoints.save(step, [("weight", torch.zeros(2))], {"seconds": 1.5})
+        checkpoints.save(step, {"weight": torch.zeros(2)}, {"seconds": 1.5})
     found = checkpoints.load()
     assert found is not None
     assert (found.step, found.notes) == (5, {"seconds": 1.5})

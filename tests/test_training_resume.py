@@ -1,10 +1,12 @@
 """A run killed anywhere and run again ends in the same bits: weights, adapter and log."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from biomistral.run import execute
+from biomistral.training import checkpoint, parts
 from biomistral.training.checkpoint import Checkpoints
 from biomistral.training.metrics import MetricsLog
 from biomistral.training.settings import PretrainSettings
@@ -49,10 +52,10 @@ def half_written_log(step):
     metrics.MetricsLog.add = patched
 
 def half_written_checkpoint():
-    def patched(tensors, path):
-        Path(path).write_bytes(b"half of a state")
+    def patched(folder, state, group):
+        (folder / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"half of a state")
         die()
-    checkpoint.save_file = patched
+    checkpoint.write_state = patched
 
 def unsealed_checkpoint():
     checkpoint.write_json = die
@@ -72,7 +75,7 @@ def nothing():
     pass
 
 def damage_newest(out):
-    newest = sorted(out.parent.glob(f".{out.name}.*.partial/checkpoints/step-*"))[-1] / "state-00001.safetensors"
+    newest = sorted(out.parent.glob(f".{out.name}.*.partial/checkpoints/step-*/*.safetensors"))[-1]
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
@@ -103,6 +106,7 @@ common = dict(model=str(here / "model"), learning_rate=5e-3, max_steps=9, batch_
 report = {}
 for name, settings in {
         "pretrain": PretrainSettings(corpus=str(here / "corpus"), **common),
+        "asynchronous": PretrainSettings(corpus=str(here / "corpus"), asynchronous_checkpoints=True, **common),
         "finetune": FinetuneSettings(train=str(here / "train.jsonl"), sequence_length=64, epochs=9, **common)}.items():
     straight, cut = here / f"{name}-straight", here / f"{name}-cut"
     killed = [run(settings, straight, nothing)]
@@ -130,29 +134,64 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["pretrain", "asynchronous", "finetune"])
 def test_killed_anywhere_ends_the_same(report: dict[str, Any], stage: str) -> None:
     """Killed after a step, inside a checkpoint's writing (three places), in the log, and in the model's; once a checkpoint
-    is damaged besides. The bits of every file are those of the run that was never stopped."""
+    is damaged besides. The bits of every file are those of the run that was never stopped. Checkpoints that are written
+    beside the training may be of an earlier step when it is killed."""
     found = report[stage]
     assert found["killed"] == [False, True, True, True, True, True, True, True, False]
-    assert report[f"{stage}-damaged"] == "step-00000006"
+    assert report[f"{stage}-damaged"] == "step-00000006" or stage == "asynchronous"
     assert found["cut"] == found["straight"]
     assert [row["step"] for row in found["cut"]["rows"] if "loss" in row] == list(range(1, 10))
     assert not any(name.startswith("checkpoints") for name in found["cut"]["files"])
+
+
+def test_written_whether_beside_or_not_the_weights_are_the_same(report: dict[str, Any]) -> None:
+    assert report["asynchronous"]["straight"] == report["pretrain"]["straight"]
+
+
+def test_an_asynchronous_checkpoint_holds_what_was_when_it_was_asked_for(tmp_path: Path,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights go on changing while it is written, and what goes wrong with it is raised in the training."""
+    go_on = threading.Event()
+    write = checkpoint.write_state
+    monkeypatch.setattr(checkpoint, "write_state", lambda *arguments: go_on.wait(60) and write(*arguments))
+    checkpoints, weight = Checkpoints(tmp_path / "checkpoints", asynchronous=True), torch.full((3,), 10.0)
+    checkpoints.save(10, {"weight": weight}, {"seconds": 1.5})
+    weight.fill_(20)
+    checkpoints.look()
+    assert list(checkpoints.folder.glob("step-*")) == []
+    go_on.set()
+    checkpoints.wait()
+    found, room = checkpoints.load(), {"weight": torch.zeros(3)}
+    assert found is not None
+    checkpoints.read(found, room)
+    assert (found.step, found.notes, room["weight"].tolist()) == (10, {"seconds": 1.5}, [10.0] * 3)
+    monkeypatch.setattr(checkpoint, "write_state", fails)
+    checkpoints.save(20, {"weight": weight})
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.wait()
+    assert [path.name for path in checkpoints.folder.glob("step-*")] == ["step-00000010"]
+
+
+def fails(*ignored: Any) -> None:
+    raise OSError(errno.ENOSPC, "no space left")
 
 
 def test_damaged_checkpoints_are_skipped(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.load() is None
     for step in (10, 20, 30):
-        checkpoints.save(step, [("weight", torch.full((3,), float(step)))])
+        checkpoints.save(step, {"weight": torch.full((3,), float(step))})
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000020", "step-00000030"]
     (checkpoints.folder / "step-00000030" / "state.json").write_text("")
     found = checkpoints.load()
     assert found is not None
-    assert (found.step, dict(found.tensors())["weight"].tolist()) == (20, [20.0] * 3)
-    (checkpoints.folder / "step-00000020" / "state-00001.safetensors").unlink()
+    room = {"weight": torch.zeros(3)}
+    checkpoints.read(found, room)
+    assert (found.step, room["weight"].tolist()) == (20, [20.0] * 3)
+    next((checkpoints.folder / "step-00000020").glob("*.safetensors")).unlink()
     assert checkpoints.load() is None
 
 
@@ -188,3 +227,19 @@ def test_an_interruption_keeps_the_last_whole_step(tmp_path: Path, monkeypatch: 
     again = execute(settings, tmp_path / "cut")
     assert again.manifest["files"]["model.safetensors"] == straight.manifest["files"]["model.safetensors"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_state_of_several_files_is_read_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "FILE_BYTES", 100)
+    state = {f"weight.{number}": torch.arange(number, number + 10.0).view(5, 2) for number in range(7)}
+    state |= {"vector": torch.ones(3), "bytes": torch.arange(5, dtype=torch.uint8)}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state)
+    found, room = checkpoints.load(), {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    assert found is not None
+    assert len(list(found.path.glob("*.safetensors"))) == 3
+    checkpoints.read(found, room)
+    for name, tensor in state.items():
+        assert torch.equal(room[name], tensor)
+    (found.path / "another.safetensors").write_bytes(b"")
+    assert checkpoints.load() is None

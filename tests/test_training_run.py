@@ -142,7 +142,7 @@ def test_nan_stops_before_the_update(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"of step \d+ is not a finite number.*documents: doc\d-\d, .* and \d+ more"):
         pretrain(folder, corpus, out, learning_rate=1e30, schedule="constant", max_steps=9, clip_norm=1e30, checkpoint_steps=1,
                  evaluate_sequences=0)
-    assert list(tmp_path.glob(".out.*.partial/checkpoints/step-*/state-*.safetensors"))
+    assert list(tmp_path.glob(".out.*.partial/checkpoints/step-*/*.safetensors"))
     weights = weights_of(folder)
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -12,6 +12,7 @@ from biomistral.models.load import load_model
 from biomistral.training.attention import isolated_attention
 from biomistral.training.fused import ELEMENTS, use_fused_norms
 from biomistral.training.loss import chunked_cross_entropy
+from biomistral.training.segments import Segments
 from tiny import make_model
 
 
@@ -79,7 +80,7 @@ def test_attention_in_bfloat16_is_as_exact_as_torch(lengths: list[int]) -> None:
         outputs = [scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True) for part in parts]
         return torch.cat(outputs, 2).transpose(1, 2)
 
-    found = _gradients(isolated_attention(torch.nn.Identity(), *inputs, None, segments=lengths)[0], weight, inputs)
+    found = _gradients(isolated_attention(torch.nn.Identity(), *inputs, None, segments=Segments(lengths))[0], weight, inputs)
     plain = _gradients(by_torch(inputs), weight, inputs)
     doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
     for mine, theirs, exact in zip(found, plain, _gradients(by_torch(doubles), weight, doubles), strict=True):

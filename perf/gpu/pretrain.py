@@ -36,6 +36,7 @@ from biomistral.training.meter import Meter
 from biomistral.training.parallel import joined, own_device
 from biomistral.training.plan import make_plan
 from biomistral.training.quantized import check_bitsandbytes, quantise
+from biomistral.training.recompute import use_recomputation
 from biomistral.training.settings import LoraSettings, PretrainSettings, QloraSettings
 from biomistral.training.weights import MasterWeights
 
@@ -101,9 +102,8 @@ def measure(method: str, shape: dict[str, Any], settings: PretrainSettings, leng
             torch.cuda.reset_peak_memory_stats(group.device)
         model = make_model(shape, method, group.device)
         use_isolated_attention(model)
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        weights = MasterWeights(model, torch.bfloat16, settings.weight_decay, group)
+        use_recomputation(model, settings.gradient_checkpointing)
+        weights = MasterWeights(model, None, torch.bfloat16, settings.weight_decay, group)
         check_model(model, group.device)
         assert settings.max_steps is not None
         blocks = RandomBlocks(settings.max_steps * settings.batch_sequences, length, shape["vocab_size"], document)
@@ -138,8 +138,8 @@ def main() -> None:
     options = parser.parse_args()
     shape, length = (TINY, 64) if options.tiny else (MISTRAL_7B, options.length)
     given = {"max_steps": WARM_UP_STEPS + 4, "batch_sequences": 2 if options.tiny else 32, "evaluate_sequences": 0,
-             "micro_batch_tokens": length if options.tiny else 4 * length, "gradient_checkpointing": not options.tiny,
-             "checkpoint_minutes": 1e6}
+             "micro_batch_tokens": length if options.tiny else 4 * length,
+             "gradient_checkpointing": "none" if options.tiny else "full", "checkpoint_minutes": 1e6}
     given |= {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in options.set)}
     settings = PretrainSettings(model=Input("random"), corpus=Input("random"), **given)
     found = []

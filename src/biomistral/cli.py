@@ -16,9 +16,10 @@ import typer.core
 
 from biomistral import __version__, ranks
 from biomistral.errors import UserError
-from biomistral.options import command_for
+from biomistral.options import command_for, pairs
 from biomistral.recipe import Machine, StageSettings, parse
 from biomistral.run import execute, settings_class
+from biomistral.scoring.names import Formulation
 
 
 class _Group(typer.core.TyperGroup):
@@ -36,6 +37,15 @@ class _Group(typer.core.TyperGroup):
             sys.exit(130)
 
 
+class _MergeGroup(typer.core.TyperGroup):
+    """``merge FILE`` stands for ``merge file FILE``: the files came first, what else is done with merges later."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["file", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False, no_args_is_help=True,
                   add_completion=False, rich_markup_mode=None,
                   help="Turn an open language model into a medical one, and prove what it got.",
@@ -43,7 +53,10 @@ app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False,
 corpus_app = typer.Typer(no_args_is_help=True, help="Build and inspect training corpora.")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
+merge_app = typer.Typer(cls=_MergeGroup, no_args_is_help=True, help=(
+    "Merge models of one architecture as a mergekit file says: 'biomistral merge FILE --out DIR'; its options: 'merge file --help'."))
 app.add_typer(model_app, name="model")
+app.add_typer(merge_app, name="merge")
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(corpus_app, name="corpus")
 
@@ -55,6 +68,8 @@ Executor = Annotated[Literal["local", "ray"], typer.Option(
     "--executor", help="local: processes of this machine; ray: the cluster RAY_ADDRESS names, else a local one (extra 'ray')")]
 LogTo = Annotated[list[str], typer.Option(
     "--log-to", help="where a training's rows go besides metrics.jsonl [any of tensorboard,trackio,wandb; repeatable]")]
+IgnoreMemory = Annotated[bool, typer.Option(
+    "--ignore-memory", help="train even where the plan needs more memory than there is")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 
@@ -76,9 +91,9 @@ def _emit(data: Any, text: str, as_json: bool) -> None:
 
 
 def _run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
-               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = ()) -> None:
+               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False) -> None:
     artifact = execute(settings, out, _machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
-                                               log_to=log_to))
+                                               log_to=log_to, ignore_memory=ignore_memory))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))
@@ -105,11 +120,10 @@ def _run_merge(settings: StageSettings, out: Path | None, plan: bool, **common: 
         _run_stage(settings, out, **common)
         return
     from biomistral.assets import locate
-    from biomistral.merging.describe import describe
-    from biomistral.merging.merge import plan_of
+    from biomistral.merging.merge import planned
 
-    text = describe(plan_of(settings, locate))  # type: ignore[arg-type]
-    _emit({"plan": text.splitlines()}, text, common["as_json"])
+    data, text = planned(settings, locate, out or Path("merged"), common["workers"])  # type: ignore[arg-type]
+    _emit(data, text, common["as_json"])
 
 
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
@@ -132,12 +146,13 @@ def run_command(
     start: Annotated[str | None, typer.Option("--from", help="make this stage and all after it again")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be made, reused, resumed; do nothing")] = False,
     device: Device = "auto", workers: Workers = 0, log_to: LogTo = (), as_json: Json = False,  # type: ignore[assignment]
+    ignore_memory: IgnoreMemory = False,
 ) -> None:
     """Run a recipe's stages in order: what is fresh is reused, what was cut off resumes."""
     from biomistral.run import run_recipe
 
     rows = run_recipe(recipe, out, profile=profile, start=start, dry_run=dry_run,
-                      machine=_machine(device=device, workers=workers, log_to=log_to))
+                      machine=_machine(device=device, workers=workers, log_to=log_to, ignore_memory=ignore_memory))
     lines = [f"{row['state']:8} {row['stage']:24} {row['kind']:10} {row['key'][:12]}  {row['folder']}" for row in rows]
     findings = [finding for row in rows for finding in row.get("findings", [])]
     lines += ["", *findings] if findings else []
@@ -149,10 +164,10 @@ def run_command(
 _add(model_app, "import", "model")
 _add(benchmark_app, "build", "benchmark")
 _add(corpus_app, "build", "corpus", common=[*_COMMON, _parameter("executor", Executor, "local")])
-_TRAINING = [*_COMMON, _parameter("log_to", LogTo, ())]
+_TRAINING = [*_COMMON, _parameter("log_to", LogTo, ()), _parameter("ignore_memory", IgnoreMemory, False)]
 _add(app, "pretrain", "pretrain", common=_TRAINING)
 _add(app, "finetune", "finetune", common=_TRAINING)
-_add(app, "merge", "merge", _run_merge, common=[
+_add(merge_app, "file", "merge", _run_merge, common=[
     _parameter("out", Annotated[Path | None, typer.Option("--out", help="folder to write")], None), *_COMMON[1:],
     _parameter("plan", Annotated[bool, typer.Option("--plan", help="print every tensor, its inputs, bytes and memory; write "
                                                     "nothing")], False)])
@@ -238,15 +253,59 @@ def preview_command(
     sequence_length: Annotated[int, typer.Option("--sequence-length", min=2, help="most tokens of a sequence")] = 2048,
     loss: Annotated[Literal["completion", "full_text"], typer.Option("--loss", help="tokens it is taken on")] = "completion",
     too_long: Annotated[Literal["refuse", "drop"], typer.Option("--too-long", help="longer ones: stop, or drop")] = "refuse",
+    split: Annotated[str, typer.Option("--split", help="of a benchmark's questions: the split to train on")] = "train",
+    tasks: Annotated[list[str], typer.Option("--tasks", help="of a benchmark's questions: only these")] = [],  # noqa: B006
+    form: Annotated[Formulation, typer.Option("--form", help="how a benchmark's questions are put")] = "letters",
     samples: Annotated[int, typer.Option("--samples", min=1, help="examples shown, evenly spread over the files")] = 3,
     as_json: Json = False,
 ) -> None:
     """Show what 'finetune' would train on: decoded examples with their loss mask, token counts, what is too long."""
     from biomistral.assets import locate
     from biomistral.training import preview
+    from biomistral.training.questions import Choice
 
-    found = preview.preview(locate(model), [locate(name) for name in train], sequence_length, samples, loss == "full_text")
+    words = tuple(word for item in tasks for word in item.split(",") if word)
+    found = preview.preview(locate(model), [locate(name) for name in train], sequence_length, samples, loss == "full_text",
+                            Choice(split, words, form))
     _emit(found.as_data(), preview.render(found, sys.stdout.isatty(), too_long), as_json)
+
+
+@merge_app.command("diff")
+def merge_diff(
+    first: Annotated[Path, typer.Argument(help="model folder")],
+    second: Annotated[Path, typer.Argument(help="model folder compared with it")],
+    top: Annotated[int, typer.Option("--top", min=0, help="only the so many tensors farthest apart; 0: all that differ")] = 20,
+    as_json: Json = False,
+) -> None:
+    """How two models differ, tensor by tensor: distance, cosine, share of equal elements, shapes, settings."""
+    from biomistral.merging import diff
+
+    found = diff.diff(first, second)
+    _emit(found, diff.render(found, top), as_json)
+
+
+@merge_app.command("sweep")
+def merge_sweep(
+    config: Annotated[Path, typer.Argument(help="mergekit YAML file whose values are varied", show_default=False)],
+    vary: Annotated[list[str], typer.Option("--vary", help="NAME=VALUE,VALUE,...: method, density, weight, t, ... (repeatable)")],
+    suite: Annotated[list[str], typer.Option("--suite", help="benchmark folder or questions file (repeatable)")],
+    out: Annotated[Path, typer.Option("--out", help="folder of the sweep; run again, it goes on where it was")],
+    models: Annotated[list[str], typer.Option("--models", help="where the file's models lie (NAME=FOLDER, repeatable)")] = [],  # noqa: B006
+    protocol: Annotated[str, typer.Option("--protocol", help="how questions are put and scored")] = "medconceptsqa-0shot",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="questions a task; 0: all of them")] = 0,
+    parents: Annotated[bool, typer.Option("--parents/--no-parents", help="ask the merged models themselves too")] = True,
+    keep: Annotated[Literal["all", "front"], typer.Option("--keep", help="front: remove merges that another one beats")] = "all",
+    fit_layers: Annotated[bool, typer.Option("--fit-layers", help="as of 'merge file'")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="root of all randomness")] = 0,
+    device: Device = "auto", workers: Workers = 0, as_json: Json = False,
+) -> None:
+    """Merge over a small grid, ask every merge the same questions, and show which ones no other beats."""
+    from biomistral import sweep
+
+    wanted = sweep.Sweep(config, sweep.read_grid(vary), suite, out, pairs("models", models), protocol, limit, fit_layers, parents,
+                         keep, seed)
+    rows = sweep.run_sweep(wanted, _machine(device=device, workers=workers))
+    _emit(rows, sweep.render(rows), as_json)
 
 
 @app.command()
@@ -304,6 +363,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.simplefilter("ignore", FutureWarning)  # libraries' deprecations are for us to see, in the tests
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # whoever imports peft is told which kernels it lacks
     logging.getLogger("biomistral").setLevel(logging.INFO if ranks.leads() else logging.WARNING)
     signal.signal(signal.SIGTERM, _interrupt)
     app()

@@ -85,14 +85,19 @@ def _parameter(path: tuple[str, ...], field: FieldInfo, flags: tuple[str, ...], 
                              default=_default(field))
 
 
-def _pairs(name: str, items: list[str]) -> dict[str, str]:
-    pairs = {}
+def pairs(name: str, items: list[str]) -> dict[str, str]:
+    """``NAME=VALUE`` words as a mapping.
+
+    Raises:
+        UserError: a word without ``=``.
+    """
+    found = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
             raise UserError(f"--{name.replace('_', '-')} {item}: NAME=VALUE was expected")
-        pairs[key] = value
-    return pairs
+        found[key] = value
+    return found
 
 
 def _is_word_list(annotation: Any) -> bool:
@@ -107,7 +112,7 @@ def _collect(fields: dict[tuple[str, ...], FieldInfo], values: dict[str, Any]) -
     for path, field in fields.items():
         value = values["__".join(path)]
         if typing.get_origin(field.annotation) is dict and value is not None:
-            value = _pairs(path[-1], value)
+            value = pairs(path[-1], value)
         elif _is_word_list(field.annotation) and value is not None:
             value = [word for item in value for word in item.split(",") if word]
         place = data

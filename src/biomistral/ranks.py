@@ -5,6 +5,8 @@ import time
 from functools import lru_cache
 from typing import Any
 
+from biomistral.errors import UserError
+
 _POLL_SECONDS = 0.05
 
 
@@ -29,7 +31,14 @@ def leads() -> bool:
 
 @lru_cache(maxsize=1)
 def store() -> Any:
-    """The key-value store that all processes share; torchrun holds it, so it outlives each of them."""
+    """The key-value store that all processes share; torchrun holds it, so it outlives each of them.
+
+    Raises:
+        UserError: torchrun chose its port itself (``--master-port 0``) and told the processes 0: they would try it for ever.
+    """
+    if not _port_is_known():
+        raise UserError("torchrun was started with --master-port 0, and does not tell its processes which port it then took; "
+                        "start it with --standalone, or name a free port")
     from torch.distributed.rendezvous import rendezvous
 
     return next(iter(rendezvous("env://")))[0]
@@ -37,7 +46,13 @@ def store() -> Any:
 
 def says_it() -> bool:
     """Whether this process is the first to report a failure: all may meet the same one, and one line is enough."""
-    return world() == 1 or store().add("said", 1) == 1
+    if world() == 1 or not _port_is_known():
+        return leads()
+    return bool(store().add("said", 1) == 1)
+
+
+def _port_is_known() -> bool:
+    return os.environ.get("MASTER_PORT") != "0"
 
 
 class Call:

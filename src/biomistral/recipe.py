@@ -63,6 +63,7 @@ class Machine(Settings):
     log_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         (), description="where a training's rows go besides metrics.jsonl")
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
+    ignore_memory: bool = Field(False, description="train even where the plan needs more memory than there is")
 
 
 class Recipe(Settings):

@@ -72,7 +72,7 @@ class Question(Settings):
         for letter, option in zip(LETTERS, self.options, strict=False):
             if not option.strip():
                 raise ValueError(f"option {letter} is empty")
-        if self.answer not in self.letters:
+        if self.answer not in tuple(self.letters):  # nor is '' or 'AB' a letter
             raise ValueError(f"answer {self.answer!r} is not among the options {self.letters}")
         return self
 
@@ -133,32 +133,46 @@ def read_questions(path: Path) -> list[Question]:
     """Read and validate questions from Parquet or JSONL.
 
     Raises:
-        UserError: a row is not a sound question, or an id appears twice; the message names file and row.
+        UserError: see `iter_questions`.
+    """
+    return [question for _, question in iter_questions(path)]
+
+
+def iter_questions(path: Path) -> Iterator[tuple[str, Question]]:
+    """Stream the questions of a Parquet or JSONL file, each validated, with where it stands (``file:row``).
+
+    Raises:
+        UserError: a row is not a sound question, an id appears twice (the message names file and row), or there are none.
     """
     rows = _jsonl_rows(path) if path.suffix in (".jsonl", ".json") else enumerate(read_rows(path), 1)
-    questions, seen = [], set()
+    seen: set[str] = set()
     for number, row in rows:
-        if isinstance(row.get("meta"), str):
-            row["meta"] = json.loads(row["meta"])
-        row = {name: value for name, value in row.items() if value is not None}
-        if isinstance(row.get("options"), dict):
-            letters = list(row["options"])
-            if letters != list(LETTERS[: len(letters)]):
-                raise UserError(f"{path}:{number}: option letters {letters} are not A, B, C, ... in order")
-            row["options"] = tuple(row["options"].values())
-        try:
-            question = Question.model_validate(row)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(step) for step in problem["loc"]) or f"question {row.get('id', '?')!r}"
-            raise UserError(f"{path}:{number}: {place}: {problem['msg'].removeprefix('Value error, ')}") from error
+        question = _parse_question(row, f"{path}:{number}")
         if question.id in seen:
             raise UserError(f"{path}:{number}: question id {question.id!r} appears twice; ids must be unique")
         seen.add(question.id)
-        questions.append(question)
-    if not questions:
+        yield f"{path}:{number}", question
+    if not seen:
         raise UserError(f"{path}: holds no questions")
-    return questions
+
+
+def _parse_question(row: dict[str, Any], place: str) -> Question:
+    if isinstance(row.get("meta"), str):
+        row["meta"] = json.loads(row["meta"])
+    row = {name: value for name, value in row.items() if value is not None}
+    if isinstance(row.get("options"), dict):
+        letters = list(row["options"])
+        if letters != list(LETTERS[: len(letters)]):
+            raise UserError(f"{place}: option letters {letters} are not A, B, C, ... in order")
+        row["options"] = tuple(row["options"].values())
+    if "answer" not in row and "id" in row:
+        raise UserError(f"{place}: question {row['id']!r} has no answer")
+    try:
+        return Question.model_validate(row)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(step) for step in problem["loc"]) or f"question {row.get('id', '?')!r}"
+        raise UserError(f"{place}: {where}: {problem['msg'].removeprefix('Value error, ')}") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -35,7 +35,7 @@ from biomistral.corpus.sources.code_articles import read_taught
 from biomistral.errors import UserError
 from biomistral.files import write_json
 from biomistral.progress import log
-from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA, read_questions, write_table
+from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA, iter_questions, write_table
 from biomistral.seeds import seed
 
 _SCRATCH, _QUESTIONS = "scratch", "scratch-questions"
@@ -119,9 +119,10 @@ def _question_index(work: Workspace) -> QuestionIndex | None:
     places = [work.locate(name) for name in settings.decontaminate]
     files = [place / "questions.parquet" if place.is_dir() else place for place in places]
     shared = work.machine.executor == "local"  # workers of one machine map one index; those of a cluster are sent it
-    return build_index((question for file in files for question in read_questions(file)), settings.decontaminate_fields,
-                       settings.decontaminate_ngram, settings.decontaminate_shortest, settings.decontaminate_except,
-                       settings.decontaminate_with_answer, work.path / _QUESTIONS if shared else None)
+    asked = (question for file in files for _, question in iter_questions(file) if question.split != "train")
+    return build_index(asked, settings.decontaminate_fields, settings.decontaminate_ngram, settings.decontaminate_shortest,
+                       settings.decontaminate_except, settings.decontaminate_with_answer,
+                       work.path / _QUESTIONS if shared else None)
 
 
 def _some_left(ledger: Ledger, chosen: npt.NDArray[np.int64]) -> None:

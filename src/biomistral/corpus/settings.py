@@ -71,7 +71,7 @@ class CorpusSettings(StageSettings):
     """Build a corpus: articles, records and code lists to clean, licensed documents, packed for training."""
 
     kind: ClassVar[str] = "corpus"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.corpus.build:build_corpus"
 
     sources: list[SourceSettings] = Field(
@@ -95,7 +95,8 @@ class CorpusSettings(StageSettings):
     deduplicate: float | None = Field(
         0.8, gt=0.5, le=1, description="estimated Jaccard similarity of 5-word shingles from which two documents are one; "
         "null: exact copies only")
-    decontaminate: list[Input] = Field(default=[], description="benchmark folders whose questions must not be in the corpus")
+    decontaminate: list[Input] = Field(default=[], description=(
+        "benchmarks whose questions must not be in the corpus, those of their train split excepted"))
     decontaminate_fields: list[Literal["stem", "context", "option"]] = Field(
         default=["stem", "context", "option"], min_length=1, description="parts of a question that are looked for")
     decontaminate_ngram: int = Field(13, ge=4, le=50, description="words of overlap that count as contamination")

@@ -10,15 +10,19 @@ from typing import Any
 import torch
 
 from biomistral.artifact import Workspace, input_key
-from biomistral.evaluation.answers import answer_rows
-from biomistral.evaluation.engine import Engine, batches
-from biomistral.evaluation.plan import Group, context_length, make_plan, read_benchmark
-from biomistral.evaluation.summary import Row, summarise, warnings
+from biomistral.evaluation.plan import make_plan
+from biomistral.evaluation.summary import summarise, warnings
 from biomistral.files import write_json
-from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device, read_config
+from biomistral.models.folder import read_config
+from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device
 from biomistral.progress import bar, log
 from biomistral.recipe import canonical_hash
 from biomistral.records import ANSWER_SCHEMA, Question, read_rows, write_table
+from biomistral.scoring.engine import Engine, batches
+from biomistral.scoring.groups import Group, context_length
+from biomistral.scoring.questions import read_benchmark
+from biomistral.scoring.rows import answer_rows
+from biomistral.scoring.tally import Row
 
 BATCHES_A_PART = 8
 _FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")

@@ -5,9 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from biomistral.recipe import Input, StageSettings
-
-ProtocolName = Literal["letters-0shot", "letters-3shot", "medconceptsqa-0shot", "medconceptsqa-4shot",
-                       "cloze-sum", "cloze-mean"]
+from biomistral.scoring.names import ProtocolName
 
 
 class EvaluateSettings(StageSettings):

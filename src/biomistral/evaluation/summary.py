@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 
 from biomistral.calibration import adaptive_ece, brier, ece, paper_ece_5, reliability_bins
-from biomistral.evaluation.prompts import PROTOCOLS
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS
-from biomistral.statistics import cluster_interval, spread
+from biomistral.scoring.prompts import PROTOCOLS
+from biomistral.scoring.tally import Row, score, split_by
 
 DEGENERATE_SHARE = 0.9
 FOLLOWS_PROMPT_MASS = 0.5
-
-Row = dict[str, Any]
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
@@ -28,42 +26,18 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
 
 def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
     definition = PROTOCOLS[name].definition()
-    tasks = {task: score(found) for task, found in _split(rows, "task").items()}
+    tasks = {task: score(found) for task, found in split_by(rows, "task").items()}
     overall, seconds = score(rows), sum(row["seconds"] for row in rows)
     mass = overall["letter_mass"]
     return {
         "definition": definition, "definition_hash": canonical_hash(definition), "tasks": tasks,
-        "groups": {group: score(found) for group, found in _split(rows, "group").items() if group},
+        "groups": {group: score(found) for group, found in split_by(rows, "group").items() if group},
         "overall": overall, "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
         "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
         "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
         "calibration": calibration(rows), "seconds": seconds,
         "questions_per_second": len(rows) / seconds if seconds else None,
     }
-
-
-def _split(rows: Sequence[Row], field: str) -> dict[str, list[Row]]:
-    parts: dict[str, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(row[field], []).append(row)
-    return parts
-
-
-def score(rows: Sequence[Row]) -> dict[str, Any]:
-    """One SCORE: ``n`` questions, ``right`` the mean number right over the shot sets, accuracy with its 95 % interval
-    (clustered by question), population spread over the shot sets, and means of letter mass and open accuracy.
-    """
-    questions = [[row["right"] for row in found] for found in _split(rows, "question").values()]
-    sets = [float(np.mean([row["right"] for row in found])) for found in _split(rows, "shot_set").values()]
-    accuracy = float(np.mean([row["right"] for row in rows]))
-    return {"n": len(questions), "right": sum(row["right"] for row in rows) / len(sets), "accuracy": accuracy,
-            "interval": list(cluster_interval(questions)), "spread": spread(sets), "letter_mass": _mean(rows, "letter_mass"),
-            "open_accuracy": _mean(rows, "open_right")}
-
-
-def _mean(rows: Sequence[Row], field: str) -> float | None:
-    values = [row[field] for row in rows]
-    return None if None in values else float(np.mean(values))
 
 
 def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:

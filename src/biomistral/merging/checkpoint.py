@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from biomistral.errors import UserError
-from biomistral.models.load import read_config, weight_files
+from biomistral.models.folder import read_config, weight_files
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
@@ -159,6 +159,22 @@ class Reader:
     def __init__(self, inputs: int, chunk: int) -> None:
         self._buffers = [torch.empty(chunk * 4, dtype=torch.uint8) for _ in range(inputs)]
         self._files: dict[Path, int] = {}
+        self._kept: dict[StoredTensor, torch.Tensor] = {}
+        self._most_kept = 4 * inputs
+
+    def keep(self, name: str, stored: StoredTensor) -> torch.Tensor:
+        """A small tensor as a whole, flat and in float32, remembered until others have taken its place.
+
+        Raises:
+            UserError: the file became shorter since the plan was made.
+        """
+        if stored not in self._kept:
+            while len(self._kept) >= self._most_kept:
+                del self._kept[next(iter(self._kept))]
+            whole = torch.empty(stored.nbytes, dtype=torch.uint8)
+            self._fill(whole, name, stored, 0)
+            self._kept[stored] = whole.view(stored.dtype).float()
+        return self._kept[stored]
 
     def read(self, slot: int, name: str, stored: StoredTensor, start: int, count: int) -> torch.Tensor:
         """Elements ``start`` to ``start + count`` of the flattened tensor, in its stored type, valid until the slot is read
@@ -168,14 +184,20 @@ class Reader:
             UserError: the file became shorter since the plan was made.
         """
         size = stored.dtype.itemsize
+        if count * size > self._buffers[slot].numel():  # a method that needs whole rows may ask for more
+            self._buffers[slot] = torch.empty(count * size, dtype=torch.uint8)
         buffer = self._buffers[slot][: count * size]
+        self._fill(buffer, name, stored, start * size)
+        return buffer.view(stored.dtype)
+
+    def _fill(self, buffer: torch.Tensor, name: str, stored: StoredTensor, offset: int) -> None:
+        """Fill ``buffer`` with a tensor's bytes from ``offset`` on."""
         target, done = memoryview(buffer.numpy()), 0
         while done < len(target):
-            got = os.preadv(self._open(stored.file), [target[done:]], stored.offset + start * size + done)
+            got = os.preadv(self._open(stored.file), [target[done:]], stored.offset + offset + done)
             if got == 0:
                 raise UserError(f"{stored.file}: ended inside tensor {name}; it changed while it was read, start again")
             done += got
-        return buffer.view(stored.dtype)
 
     def _open(self, path: Path) -> int:
         if path not in self._files:

@@ -1,14 +1,13 @@
 """Whether models can be merged at all: one architecture, one set of tensors, one meaning for each token."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
 from biomistral.merging.checkpoint import Checkpoint, Reader
 from biomistral.merging.config import MergeFile
-from biomistral.models.load import TOKENIZER_FILES
+from biomistral.merging.vocabulary import read_tokens
+from biomistral.models.folder import TOKENIZER_FILES
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _MUST_AGREE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -16,8 +15,10 @@ _MUST_AGREE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value
 _SHOULD_AGREE = ("rope_theta", "rope_scaling", "sliding_window", "rms_norm_eps", "max_position_embeddings")
 
 
-def check_models(merge: MergeFile, models: list[Checkpoint]) -> list[str]:
+def check_models(merge: MergeFile, models: list[Checkpoint], aligned: bool = False) -> list[str]:
     """Compare every model with the first, the base; returns notes on differences that do not forbid the merge.
+
+    ``aligned``: rows of embeddings are brought together by token, so ids may differ.
 
     Raises:
         UserError: they differ in architecture, in their tensors, in tied embeddings or in what a token id means.
@@ -28,13 +29,14 @@ def check_models(merge: MergeFile, models: list[Checkpoint]) -> list[str]:
         _check_architecture(base, model)
         _check_tied_head(model)
         _check_outer(base, model)
-        _check_vocabulary(base, model)
+        if not aligned:
+            _check_vocabulary(base, model)
         for key in _SHOULD_AGREE:
             ours, theirs = _setting(base, key), _setting(model, key)
             if ours != theirs:
                 notes.append(f"{key} is {theirs} in '{model.name}' and {ours} in '{base.name}': the result takes {ours}")
-    source = models[0] if merge.config.tokenizer_source in (None, "base") else next(
-        model for model in models if model.name == merge.config.tokenizer_source)
+    asked = merge.tokenizer.source if merge.tokenizer else "base"
+    source = models[0] if asked in ("base", "union") else next(model for model in models if model.name == asked)
     if not any((source.folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{source.folder}: has no tokenizer for the result to take; copy its tokenizer files there, or name "
                         "another model as tokenizer_source")
@@ -91,24 +93,13 @@ def chunks(numel: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(size, numel - start)
 
 
-def _vocabulary(path: Path) -> dict[int, str]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        vocab = data["model"]["vocab"]
-        tokens = ({number: token for token, number in vocab.items()} if isinstance(vocab, dict)
-                  else {number: entry[0] for number, entry in enumerate(vocab)})
-        return tokens | {entry["id"]: entry["content"] for entry in data.get("added_tokens") or ()}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path}: not a readable tokenizer ({error})") from error
-
-
 def _check_vocabulary(base: Checkpoint, model: Checkpoint) -> None:
     """An id that is another token in the other model would mix unrelated rows: a result that writes garbled text."""
     ours, theirs = base.folder / "tokenizer.json", model.folder / "tokenizer.json"
     if not (ours.is_file() and theirs.is_file()) or ours.read_bytes() == theirs.read_bytes():
         return
-    first, second = _vocabulary(ours), _vocabulary(theirs)
+    first, second = ({number: token for token, number in read_tokens(model.folder).items()} for model in (base, model))
     for number in sorted(first.keys() & second.keys()):
         if first[number] != second[number]:
-            raise UserError(f"{theirs}: token {number} is {second[number]!r}, in '{base.name}' it is {first[number]!r}; models "
-                            "can be merged only if they share their vocabulary")
+            raise UserError(f"{theirs}: token {number} is {second[number]!r}, in '{base.name}' it is {first[number]!r}; to "
+                            "bring tokens together by their text, write tokenizer_source: base, union or the name of a model")

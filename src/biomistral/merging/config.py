@@ -2,28 +2,54 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+import yaml
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from biomistral.errors import UserError
-from biomistral.merging.parameters import METHODS
+from biomistral.merging.catalogue import METHODS, UNSUPPORTED
 from biomistral.recipe import Document, Settings, nearest, parse
 
-_UNSUPPORTED = {
-    "modules": "write 'models' or 'slices' (decoder-only models have one module)",
-    "tokenizer": "write 'tokenizer_source: base' or the name of one of the models",
-    "residual_weight": "leave it out",
+Location = tuple[str | int, ...]
+
+_REFUSED = {
+    "residual_weight": "mergekit reads it and does nothing with it; leave it out",
+    "override_architecture": "only models of one architecture can be merged; leave it out",
+    "experts": "this is a file for mergekit-moe, which builds mixtures of experts; write one with 'merge_method'",
+    "gate_mode": "this is a file for mergekit-moe, which builds mixtures of experts; write one with 'merge_method'",
+    "genome": "this is a file for mergekit-evolve; write the merge it found as a 'merge_method' file",
 }
-_MERGEKIT_METHODS = ("arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "karcher", "model_stock",
-                     "multislerp", "nearswap", "nuslerp", "ram", "ramplus_tl", "sce")
+"""Keys of mergekit's files that mean nothing here."""
+
+
+def _reference(data: Any) -> Any:
+    """mergekit's long form of a model, ``{model: {path, revision}, lora: ...}``, in its short one: ``path@revision+lora``."""
+    if not isinstance(data, dict):
+        return data
+    if "path" in data:
+        return data["path"] if data.get("revision") is None else f"{data['path']}@{data['revision']}"
+    parts = [_reference(data[part]) for part in ("model", "lora") if data.get(part) is not None]
+    if "model" not in data or not all(isinstance(part, str) for part in parts):
+        raise ValueError("a model is a name, MODEL+ADAPTER, or a mapping with 'model' and, for an adapter, 'lora'")
+    return "+".join(parts)
+
+
+Reference = Annotated[str, BeforeValidator(_reference), Field(min_length=1)]
+"""A model, ``MODEL`` or ``MODEL+ADAPTER``."""
 
 
 class ModelInput(Settings):
     """A model to merge, whole."""
 
-    model: str = Field(min_length=1)
+    model: Reference
     parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _empty(cls, data: Any) -> Any:
+        """``parameters:`` with nothing after it."""
+        return {} if data is None else data
 
 
 class SliceSource(ModelInput):
@@ -39,11 +65,71 @@ class SliceSource(ModelInput):
 
 
 class OutputSlice(Settings):
-    """Consecutive layers of the result, made of as many layers of each source."""
+    """Consecutive layers of the result, made of as many layers of each source; ``merge_method`` is this package's own."""
 
     sources: list[SliceSource] = Field(min_length=1)
-    base_model: str | None = None
+    base_model: Reference | None = None
+    merge_method: str | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Module(Settings):
+    """The layers of one module of the result; a decoder-only model has one."""
+
+    models: list[ModelInput] = Field(default_factory=list)
+    slices: list[OutputSlice] = Field(default_factory=list)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "Module":
+        if bool(self.models) == bool(self.slices):
+            raise ValueError("write either 'models' or 'slices', with at least one entry")
+        return self
+
+
+class ModelToken(Settings):
+    """A token's row of one model, by its text or its number."""
+
+    kind: Literal["model_token"]
+    model: Reference
+    token: str | None = None
+    token_id: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one(self) -> "ModelToken":
+        if (self.token is None) == (self.token_id is None):
+            raise ValueError("write either 'token' or 'token_id'")
+        return self
+
+
+class ZeroToken(Settings):
+    """A row of zeros."""
+
+    kind: Literal["zero"]
+
+
+def _kind_of_source(data: Any) -> str:
+    kind = data.get("kind") if isinstance(data, dict) else getattr(data, "kind", None)
+    return str(kind) if kind is not None else "model"
+
+
+TokenSource = Annotated[Annotated[ModelToken, Tag("model_token")] | Annotated[ZeroToken, Tag("zero")]
+                        | Annotated[Reference, Tag("model")], Discriminator(_kind_of_source)]
+
+
+class TokenSettings(Settings):
+    """Where a token's row comes from in models that lack it, or, with ``force``, in all of them."""
+
+    source: TokenSource | None = None
+    force: bool = False
+
+
+class TokenizerSettings(Settings):
+    """The vocabulary of the result."""
+
+    source: Reference = "union"
+    tokens: dict[str, TokenSettings] = Field(default_factory=dict)
+    pad_to_multiple_of: int | None = Field(None, ge=1)
 
 
 class MergeConfig(Settings):
@@ -52,17 +138,28 @@ class MergeConfig(Settings):
     merge_method: str
     models: list[ModelInput] = Field(default_factory=list)
     slices: list[OutputSlice] = Field(default_factory=list)
-    base_model: str | None = None
+    modules: dict[str, Module] = Field(default_factory=dict)
+    base_model: Reference | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     out_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    tokenizer_source: str | None = None
+    tokenizer_source: Reference | None = None
+    tokenizer: TokenizerSettings | None = None
     chat_template: str | None = None
+
+    @field_validator("dtype", "out_dtype", mode="before")
+    @classmethod
+    def _short(cls, data: Any) -> Any:
+        return data.removeprefix("torch.") if isinstance(data, str) else data
 
     @model_validator(mode="after")
     def _one_form(self) -> "MergeConfig":
-        if bool(self.models) == bool(self.slices):
-            raise ValueError("write either 'models' or 'slices', with at least one entry")
+        if sum(map(bool, (self.models, self.slices, self.modules))) != 1:
+            raise ValueError("write either 'models' or 'slices' (or 'modules'), with at least one entry")
+        if len(self.modules) > 1:
+            raise ValueError(f"'modules' names {', '.join(self.modules)}: a decoder-only model has one module")
+        if self.tokenizer_source is not None and self.tokenizer is not None:
+            raise ValueError("write either 'tokenizer_source' or 'tokenizer'")
         return self
 
 
@@ -77,15 +174,50 @@ class MergeFile:
         return self.document.where(location)
 
     @property
+    def inside(self) -> Location:
+        """Where ``models`` and ``slices`` stand: at the top, or in the one module."""
+        return ("modules", next(iter(self.config.modules))) if self.config.modules else ()
+
+    @property
+    def module(self) -> Module:
+        """The models or slices that make the result; its own parameters are empty unless the file has a module."""
+        config = self.config
+        return next(iter(config.modules.values()), None) or Module(models=config.models, slices=config.slices)
+
+    @property
+    def methods(self) -> list[str]:
+        """Every merge method named."""
+        return list(dict.fromkeys([self.config.merge_method, *(part.merge_method for part in self.module.slices
+                                                               if part.merge_method)]))
+
+    @property
+    def tokenizer(self) -> TokenizerSettings | None:
+        """The vocabulary that is asked for, in either of its two forms."""
+        if self.config.tokenizer_source is None:
+            return self.config.tokenizer
+        return TokenizerSettings(source=self.config.tokenizer_source)
+
+    @property
     def model_names(self) -> list[str]:
         """Every model named, the base first, each once."""
-        config = self.config
+        config, module = self.config, self.module
         names = [config.base_model] if config.base_model else []
-        names += [entry.model for entry in config.models]
-        for part in config.slices:
+        names += [entry.model for entry in module.models]
+        for part in module.slices:
             names += [part.base_model] if part.base_model else []
             names += [source.model for source in part.sources]
         return list(dict.fromkeys(names))
+
+    @property
+    def places(self) -> list[str]:
+        """Every folder that has to be found: models, and the adapters on them."""
+        return list(dict.fromkeys(part for name in self.model_names for part in split_reference(name) if part))
+
+
+def split_reference(name: str) -> tuple[str, str | None]:
+    """``MODEL+ADAPTER`` in its two parts."""
+    model, _, adapter = name.partition("+")
+    return model, adapter or None
 
 
 def read_merge_file(path: Path) -> MergeFile:
@@ -94,17 +226,21 @@ def read_merge_file(path: Path) -> MergeFile:
     Raises:
         UserError: not YAML, an unknown or unsupported key, method or model reference; the message names file and line.
     """
+    _refuse_several(path)
     document = Document(path)
     if not isinstance(document.data, dict):
         raise UserError(f"{path}: a merge configuration is a mapping with 'merge_method' and 'models' or 'slices'; this file "
                         f"holds {'nothing' if document.data is None else type(document.data).__name__}")
-    _refuse_unsupported(document, document.data, ())
-    merge = MergeFile(parse(MergeConfig, document.data, str(path), document), document)
-    _check_method(merge)
+    _refuse_known(document, document.data, ())
+    merge = MergeFile(parse(MergeConfig, _without_nothing(document.data), str(path), document), document)
+    _check_method(merge, ("merge_method",))
+    for index, part in enumerate(merge.module.slices):
+        if part.merge_method:
+            _check_method(merge, (*merge.inside, "slices", index, "merge_method"))
     for name in merge.model_names:
-        if "+" in name:
-            raise UserError(f"{path}: model '{name}' names an adapter after '+'; merge the adapter into its model first and "
-                            "name that folder")
+        model, adapter = split_reference(name)
+        if not model or name.count("+") > 1 or ("+" in name and not adapter):
+            raise UserError(f"{path}: model '{name}': one adapter at most can stand after '+': MODEL+ADAPTER")
     _check_tokenizer(merge)
     return merge
 
@@ -115,34 +251,65 @@ def local_models(config: str) -> list[str]:
     if not path.is_file():
         return []
     try:
-        names = read_merge_file(path).model_names
+        names = read_merge_file(path).places
     except UserError:
         return []
     return [name for name in names if Path(name).expanduser().is_dir()]
 
 
-def _refuse_unsupported(document: Document, data: Any, location: tuple[Any, ...]) -> None:
+def _refuse_several(path: Path) -> None:
+    """mergekit-mega reads a chain of merges from one file; here each is a stage of its own."""
+    try:
+        starts = [event.start_mark for event in yaml.parse(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+                  if isinstance(event, yaml.DocumentStartEvent)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # `Document` says what is wrong
+    if len(starts) > 1:
+        line = f":{starts[1].line + 1}" if starts[1] else ""
+        raise UserError(f"{path}{line}: a second document begins: a file for mergekit-mega or mergekit-multi; write one file for "
+                        "each merge and name the folder of one in the next")
+
+
+def _without_nothing(data: Any) -> Any:
+    """The file without keys that have no value, which mergekit takes as not written."""
+    if isinstance(data, dict):
+        return {key: _without_nothing(value) for key, value in data.items() if value is not None}
+    return [_without_nothing(value) for value in data] if isinstance(data, list) else data
+
+
+def _refuse_known(document: Document, data: Any, location: tuple[Any, ...]) -> None:
     steps: Any = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in steps:
-        if key in _UNSUPPORTED and "parameters" not in location:
-            raise UserError(f"{document.where((*location, key))}: '{key}' is known to mergekit but not supported here; "
-                            f"{_UNSUPPORTED[key]}")
-        _refuse_unsupported(document, value, (*location, key))
+        if key in _REFUSED and value is not None and "parameters" not in location and "tokens" not in location:
+            raise UserError(f"{document.where((*location, key))}: '{key}' is known to mergekit but not supported here: "
+                            f"{_REFUSED[key]}")
+        _refuse_known(document, value, (*location, key))
 
 
-def _check_method(merge: MergeFile) -> None:
-    method, where = merge.config.merge_method, merge.where("merge_method")
-    if method in _MERGEKIT_METHODS:
-        raise UserError(f"{where}: merge_method '{method}' is known to mergekit but not supported here; supported: "
+def _check_method(merge: MergeFile, location: Location) -> None:
+    data, where = merge.document.data, merge.where(*location)
+    for step in location:
+        data = data[step]
+    if data in UNSUPPORTED:
+        raise UserError(f"{where}: merge_method '{data}' is known to mergekit but not supported here; supported: "
                         f"{', '.join(sorted(METHODS))}")
-    if method not in METHODS:
-        raise UserError(f"{where}: unknown merge_method '{method}'{nearest(method, METHODS)}")
+    if data not in METHODS:
+        raise UserError(f"{where}: unknown merge_method '{data}'{nearest(str(data), METHODS)}")
 
 
 def _check_tokenizer(merge: MergeFile) -> None:
-    source, where = merge.config.tokenizer_source, merge.where("tokenizer_source")
-    if source == "union":
-        raise UserError(f"{where}: tokenizer_source 'union' is known to mergekit but not supported here (it gives models that "
-                        "write garbled text); use 'base' or the name of one of the models")
-    if source not in (None, "base", *merge.model_names):
-        raise UserError(f"{where}: tokenizer_source '{source}'{nearest(str(source), ['base', *merge.model_names])}")
+    tokenizer, names = merge.tokenizer, merge.model_names
+    if tokenizer is None:
+        return
+    location = ("tokenizer", "source") if merge.config.tokenizer else ("tokenizer_source",)
+    if tokenizer.source not in ("union", "base", *names):
+        raise UserError(f"{merge.where(*location)}: {'.'.join(location)} '{tokenizer.source}'"
+                        f"{nearest(tokenizer.source, ['union', 'base', *names])}")
+    for token, settings in tokenizer.tokens.items():
+        source, where = settings.source, merge.where("tokenizer", "tokens", token)
+        model = source.model if isinstance(source, ModelToken) else source if isinstance(source, str) else None
+        if model is not None and model not in names:
+            raise UserError(f"{where}: the row of token {token!r} is to come from '{model}', which is not merged"
+                            f"{nearest(model, names)}")
+        if settings.force and source is None:
+            raise UserError(f"{where}: 'force' gives every model the same row for token {token!r}; say whose with 'source'")

@@ -1,4 +1,4 @@
-"""Parameters of a merge: which ones a method knows, and the value each takes at one tensor.
+"""Parameters of a merge: how they are written in the file, and the value each takes at one tensor.
 
 mergekit's order of precedence: the source's own setting, then the slice's, then the whole file's; inside one setting the
 first filter that is part of the tensor's name; a list of numbers is a piecewise-linear gradient over the slice's layers.
@@ -7,63 +7,11 @@ first filter that is part of the tensor's name; a list of numbers is a piecewise
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from biomistral.errors import UserError
+from biomistral.merging.catalogue import Parameter, Value
 from biomistral.recipe import Document, nearest
-
-Value = float | bool | None
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a method.
-
-    ``of`` says whom it belongs to: the merge as a whole, each input, or each input but the base.
-    """
-
-    name: str
-    of: Literal["merge", "input", "other"]
-    type: type = float
-    default: Value = None
-    required: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a merge method needs: its parameters, whether it has a base, how many inputs it takes."""
-
-    parameters: tuple[Parameter, ...]
-    needs_base: bool
-    inputs: tuple[int, float]
-    sparsify: Literal["nothing", "magnitude", "random"] = "nothing"
-    consensus: bool = False
-
-    def of(self, *owners: str) -> dict[str, Parameter]:
-        return {parameter.name: parameter for parameter in self.parameters if parameter.of in owners}
-
-
-def _task_vectors(sparsify: Literal["nothing", "magnitude", "random"], consensus: bool, normalize: bool) -> Method:
-    common = (Parameter("weight", "other", required=True), Parameter("normalize", "merge", bool, normalize),
-              Parameter("lambda", "merge", default=1.0), Parameter("int8_mask", "merge", bool, False))
-    sparse = (Parameter("density", "other", default=1.0, low=0, high=1),
-              Parameter("rescale", "merge", bool, sparsify == "random"))
-    return Method(common if sparsify == "nothing" else common + sparse, True, (2, math.inf), sparsify, consensus)
-
-
-METHODS = {
-    "linear": Method((Parameter("weight", "input", required=True), Parameter("normalize", "merge", bool, True)),
-                     False, (1, math.inf)),
-    "slerp": Method((Parameter("t", "merge", required=True),), True, (2, 2)),
-    "passthrough": Method((Parameter("scale", "input"),), False, (1, 1)),
-    "task_arithmetic": _task_vectors("nothing", consensus=False, normalize=False),
-    "ties": _task_vectors("magnitude", consensus=True, normalize=True),
-    "dare_ties": _task_vectors("random", consensus=True, normalize=False),
-    "dare_linear": _task_vectors("random", consensus=False, normalize=False),
-}
-"""``int8_mask`` changes no number (it saves mergekit memory); it is read because published files have it."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +88,8 @@ def read_scope(document: Document, location: tuple[str | int, ...], data: dict[s
 
 def _rules(data: Any, parameter: Parameter, where: str) -> Iterable[Rule]:
     conditions = data if isinstance(data, list) and any(isinstance(item, dict) for item in data) else [data]
+    if len(conditions) > 1 and not all(isinstance(item, dict) for item in conditions):
+        raise UserError(f"{where}: '{parameter.name}' mixes numbers with entries of 'value' and 'filter'; write one or the other")
     for condition in conditions:
         if not isinstance(condition, dict):
             yield Rule(None, _values(condition, parameter, where))
@@ -160,9 +110,9 @@ def _values(data: Any, parameter: Parameter, where: str) -> tuple[float | bool, 
 
 def _scalar(value: Any, parameter: Parameter, where: str) -> float | bool:
     if parameter.type is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: '{parameter.name}' = {value!r}: true or false was expected")
-        return value
+        if isinstance(value, (bool, int, float)) and value in (0, 1):  # mergekit takes 0 and 1 too
+            return bool(value)
+        raise UserError(f"{where}: '{parameter.name}' = {value!r}: true or false was expected")
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # YAML 1.1 reads 1e-3 as text: float() takes it
     except (TypeError, ValueError):

@@ -12,7 +12,7 @@ class MergeSettings(StageSettings):
     """Merge models of one architecture as a mergekit YAML file says."""
 
     kind: ClassVar[str] = "merge"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     make: ClassVar[str] = "biomistral.merging.merge:merge_models"
 
     config: Input = Field(description="mergekit YAML file", json_schema_extra={"argument": True})
@@ -21,7 +21,12 @@ class MergeSettings(StageSettings):
     fit_layers: bool = Field(False, description=(
         "fit a layer_range that spans a published model's whole depth to the depth of the models given"))
     dare_rescale: Literal["mergekit", "paper"] = Field("mergekit", description=(
-        "how DARE makes up for what it dropped: mergekit restores the task vector's L1 norm, paper divides by the density"))
+        "how DARE and DELLA make up for what they dropped: mergekit restores the task vector's L1 norm, paper divides by the "
+        "probability of staying"))
+    ties_trim: Literal["tensor", "model"] = Field("tensor", description=(
+        "what TIES keeps the largest of: each tensor's share, as mergekit does, or the model's whole task vector, as the paper"))
+    slerp_over: Literal["tensor", "row"] = Field("tensor", description=(
+        "what SLERP takes the angle of: a whole tensor, as mergekit does, or each of its rows"))
     max_shard_bytes: int = Field(5_000_000_000, ge=1, description="largest weight file written, in bytes")
 
     @model_validator(mode="before")

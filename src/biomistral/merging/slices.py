@@ -1,30 +1,40 @@
 """Which layers of which models make the result: mergekit's ``models`` and ``slices``, settled and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from biomistral.errors import UserError
+from biomistral.merging.catalogue import METHODS, Method
 from biomistral.merging.checkpoint import Checkpoint
-from biomistral.merging.config import MergeFile, OutputSlice, SliceSource
-from biomistral.merging.parameters import METHODS
+from biomistral.merging.config import Location, MergeFile, OutputSlice, SliceSource
 
 
 @dataclass(frozen=True)
 class Slice:
     """An output slice with its ranges settled.
 
-    ``index`` is its place in the file and ``definition`` what stands there, both None if the file lists whole models.
+    ``listed`` is where its sources stand in the file, ``location`` where it stands itself: None if the file lists whole models.
     """
 
     sources: list[SliceSource]
     base: str | None
-    index: int | None
-    definition: OutputSlice | None
+    method_name: str
+    listed: Location
+    location: Location | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
         first, end = self.sources[0].layer_range
         return end - first
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.method_name]
+
+    def is_base(self, model: str) -> bool:
+        """Whether the slice's method treats this model as its base."""
+        return self.method.has_base(self.base) and model == self.base
 
 
 def settle_slices(merge: MergeFile, models: dict[str, Checkpoint], fit_layers: bool) -> tuple[list[Slice], dict[str, Any]]:
@@ -33,34 +43,46 @@ def settle_slices(merge: MergeFile, models: dict[str, Checkpoint], fit_layers: b
     Raises:
         UserError: a range past a model's layers, inputs of unequal length, too few or too many inputs, no base.
     """
-    config = merge.config
+    module = merge.module
     fitted: dict[str, Any] = {}
-    if config.models:
-        entries = {entry.model: entry.parameters for entry in config.models}
-        if len(entries) < len(config.models):
-            raise UserError(f"{merge.where('models')}: a model appears twice; give each one entry")
-        if config.base_model:
-            entries.setdefault(config.base_model, {})
-        sources = [SliceSource(model=name, parameters=parameters, layer_range=(0, models[name].depth))
-                   for name, parameters in entries.items()]
-        slices = [Slice(sources, config.base_model, None, None)]
+    if module.models:
+        slices = [_whole(merge, models)]
     else:
-        definitions = config.slices
+        definitions = module.slices
         if fit_layers:
             definitions, fitted = _fit(merge, models)
-        slices = [Slice(part.sources, part.base_model or config.base_model, index, part)
-                  for index, part in enumerate(definitions)]
+        slices = [_slice(merge, part, index) for index, part in enumerate(definitions)]
     for part in slices:
         _check_slice(merge, models, part)
     return slices, fitted
 
 
+def _whole(merge: MergeFile, models: dict[str, Checkpoint]) -> Slice:
+    """Models listed whole: one slice, which the base joins if it is not listed."""
+    config, module = merge.config, merge.module
+    entries = {entry.model: entry.parameters for entry in module.models}
+    if len(entries) < len(module.models):
+        raise UserError(f"{merge.where(*merge.inside, 'models')}: a model appears twice; give each one entry")
+    if config.base_model:
+        entries.setdefault(config.base_model, {})
+    sources = [SliceSource(model=name, parameters=parameters, layer_range=(0, models[name].depth))
+               for name, parameters in entries.items()]
+    return Slice(sources, config.base_model, config.merge_method, (*merge.inside, "models"))
+
+
+def _slice(merge: MergeFile, part: OutputSlice, index: int) -> Slice:
+    config = merge.config
+    location: Location = (*merge.inside, "slices", index)
+    return Slice(part.sources, part.base_model or config.base_model, part.merge_method or config.merge_method,
+                 (*location, "sources"), location, part.parameters)
+
+
 def _fit(merge: MergeFile, models: dict[str, Checkpoint]) -> tuple[list[OutputSlice], dict[str, Any]]:
     """A lone slice whose sources all start at layer 0 spans the published models' whole depth: give it these models' depth."""
-    parts = merge.config.slices
+    parts = merge.module.slices
     if len(parts) != 1 or len({source.layer_range for source in parts[0].sources}) != 1 or parts[0].sources[0].layer_range[0]:
-        raise UserError(f"{merge.where('slices')}: fit_layers fits one slice whose sources all have the same layer_range from "
-                        "layer 0; this file cuts the models up, so write ranges that these models have")
+        raise UserError(f"{merge.where(*merge.inside, 'slices')}: fit_layers fits one slice whose sources all have the same "
+                        "layer_range from layer 0; this file cuts the models up, so write ranges that these models have")
     depth = min(models[source.model].depth for source in parts[0].sources)
     sources = [source.model_copy(update={"layer_range": (0, depth)}) for source in parts[0].sources]
     was = list(parts[0].sources[0].layer_range)
@@ -68,23 +90,23 @@ def _fit(merge: MergeFile, models: dict[str, Checkpoint]) -> tuple[list[OutputSl
 
 
 def _check_slice(merge: MergeFile, models: dict[str, Checkpoint], part: Slice) -> None:
-    where = merge.where("models") if part.index is None else merge.where("slices", part.index, "sources")
-    names, method = [source.model for source in part.sources], METHODS[merge.config.merge_method]
+    where, names, method = merge.where(*part.listed), [source.model for source in part.sources], part.method
     if len(set(names)) < len(names):
         raise UserError(f"{where}: a model appears twice in one slice; give each one entry")
-    low, high = method.inputs
-    if not low <= len(names) <= high:
-        wanted = f"{low}" if low == high else f"at least {low}"
-        raise UserError(f"{where}: {merge.config.merge_method} takes {wanted} model(s), base included; here are {len(names)}")
-    if method.needs_base and part.base not in names:
+    if part.base not in names and (method.base == "required" or method.has_base(part.base)):
         said = f"'{part.base}' is not among the sources" if part.base else "'base_model' is missing"
-        raise UserError(f"{where}: {merge.config.merge_method} needs a base model among its inputs; {said}")
+        raise UserError(f"{where}: {part.method_name} needs a base model among its inputs; {said}")
+    low, high = method.inputs
+    counted = len(names) - (method.base == "optional" and part.base in names)
+    if not low <= counted <= high:
+        wanted = f"{low}" if low == high else f"at least {low}"
+        how = "besides the base" if method.base == "optional" else "base included"
+        raise UserError(f"{where}: {part.method_name} takes {wanted} model(s), {how}; here are {counted}")
     for number, source in enumerate(part.sources):
         end, depth = source.layer_range[1], models[source.model].depth
         if end > depth:
-            raise UserError(f"{merge.where('slices', part.index or 0, 'sources', number, 'layer_range')}: layer_range "
-                            f"{list(source.layer_range)} goes past the {depth} layers of '{source.model}'; write [0, {depth}], "
-                            "or set fit_layers")
+            raise UserError(f"{merge.where(*part.listed, number, 'layer_range')}: layer_range {list(source.layer_range)} goes "
+                            f"past the {depth} layers of '{source.model}'; write [0, {depth}], or set fit_layers")
         if source.layer_range[1] - source.layer_range[0] != part.length:
             raise UserError(f"{where}: '{names[0]}' gives {part.length} layers and '{source.model}' "
                             f"{source.layer_range[1] - source.layer_range[0]}; a slice needs as many of each")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from biomistral.files import write_json
-from biomistral.merging.plan import PlannedTensor
+from biomistral.merging.planned import PlannedTensor
 from biomistral.recipe import canonical_hash
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}

@@ -12,9 +12,9 @@ from biomistral import assets
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.files import write_json
+from biomistral.models.folder import copy_tokenizer, read_config, weight_files
 from biomistral.models.gguf import load_gguf
-from biomistral.models.load import load_model, load_tokenizer, num_parameters, read_config, weight_files
-from biomistral.models.save import copy_tokenizer
+from biomistral.models.load import load_model, load_tokenizer, num_parameters
 from biomistral.progress import track
 
 

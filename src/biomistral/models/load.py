@@ -3,17 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
+from biomistral.models.folder import TOKENIZER_FILES, read_config, weight_files
 from biomistral.models.int4 import load_awq, num_quantized
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def quiet() -> None:
@@ -37,56 +34,6 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return device
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json``.
-
-    Raises:
-        UserError: the folder is not a model folder.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not a model folder: it has no config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: a JSON object was expected")
-    return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model, each opened once to see that its header can be read.
-
-    Raises:
-        UserError: there are none, one is missing, truncated or corrupt, or there are only pickles.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, AttributeError) as error:
-            raise UserError(f"{index}: not a readable weight index ({error})") from error
-    else:
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if not names:
-        pickles = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.glob("*.pt"))
-        hint = (f"it has only pickles ({pickles[0]}), which can run code; convert them to safetensors first" if pickles
-                else "it has no *.safetensors file")
-        raise UserError(f"{folder}: no weights that can be read: {hint}")
-    for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{index}: weight file {name!r} is not in the folder itself; refused")
-        try:
-            with safe_open(folder / name, "pt"):
-                pass
-        except FileNotFoundError as error:
-            raise UserError(f"{folder / name}: missing, though {index.name} names it; download it again") from error
-        except SafetensorError as error:
-            raise UserError(f"{folder / name}: truncated or corrupt safetensors ({error}); download or make it again") from error
-    return [folder / name for name in names]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -136,10 +83,17 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
     if quantization.get("quant_method") == "awq":
         return load_awq(folder, files, quantization, dtype, device).eval()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True)
+        model, read = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True, ignore_mismatched_sizes=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})") from error
+    for name, found, expected in sorted(read["mismatched_keys"]):
+        raise UserError(f"{folder}: tensor '{name}' is {tuple(found)}, the architecture of config.json expects "
+                        f"{tuple(expected)}; take both from the same model")
+    if missing := sorted(read["missing_keys"]):  # transformers would make them up
+        raise UserError(f"{folder}: tensor '{missing[0]}' is in none of its files; the model is incomplete, download or make it "
+                        "again")
     return model.to(device).eval()
 
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
 from biomistral.models import skeleton
-from biomistral.models.load import quiet, read_config, weight_files
+from biomistral.models.folder import read_config, weight_files
+from biomistral.models.load import quiet
 from biomistral.quantization.mappings import LINEARS, check_structure
 from biomistral.quantization.settings import QuantizeSettings
 

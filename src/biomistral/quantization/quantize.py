@@ -18,8 +18,8 @@ from biomistral.artifact import Workspace, is_artifact, open_artifact
 from biomistral.files import write_json
 from biomistral.models import skeleton
 from biomistral.models.awq_format import BITS, SUFFIXES, config_entry, pack, unpack
+from biomistral.models.folder import copy_tokenizer
 from biomistral.models.load import num_parameters, pick_device
-from biomistral.models.save import copy_tokenizer
 from biomistral.progress import track
 from biomistral.quantization.activations import Statistics, first_hidden, run_layer, watch
 from biomistral.quantization.layer import awq_layer, round_layer

@@ -8,7 +8,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from biomistral.errors import UserError
+from biomistral.training.devices import on_cpu
+from biomistral.training.segments import Segments
 from biomistral.training.short_attention import LONGEST, run_mask, runs_together, short_attention
+from biomistral.training.varlen import fits, varlen_attention
 
 NAME = "biomistral_isolated"
 
@@ -20,13 +23,14 @@ def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
 
 
 def isolated_attention(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                       scaling: float | None = None, dropout: float = 0.0, segments: list[int] | None = None,
+                       scaling: float | None = None, dropout: float = 0.0, segments: Segments | None = None,
                        sliding_window: int | None = None, **others: Any) -> tuple[Tensor, None]:
     """Causal attention inside each segment of one row of tokens.
 
     ``query`` is (1, heads, tokens, head_dim), ``key`` and ``value`` (1, key_value_heads, tokens, head_dim); ``segments``
-    are the lengths, in tokens, that the row is made of (None: one). Returns (1, tokens, heads, head_dim). Segments run by
-    themselves, so no mask of tokens x tokens is made and the work is about the sum of the squares of the lengths.
+    are what the row is made of (None: one). Returns (1, tokens, heads, head_dim). A GPU takes all of them in one call where it
+    can (`varlen`), else each runs by itself: no mask of tokens x tokens is made, and the work is about the sum of the squares
+    of the lengths.
 
     Raises:
         UserError: the model's attention has a part that this one lacks (soft capping, sinks).
@@ -34,9 +38,11 @@ def isolated_attention(module: torch.nn.Module, query: Tensor, key: Tensor, valu
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if unknown:
         raise UserError(f"{type(module).__name__}: attention with {unknown[0]} cannot be trained here; use another model")
-    segments = segments or [query.shape[2]]
-    dense = query.device.type == "cpu" and not dropout and (sliding_window is None or max(segments) <= sliding_window)
-    runs = runs_together(segments) if dense else [(length,) for length in segments]
+    segments = segments or Segments([query.shape[2]])
+    if fits(query, dropout):
+        return varlen_attention(query, key, value, segments, scaling, sliding_window), None
+    dense = on_cpu(query) and not dropout and (sliding_window is None or segments.longest <= sliding_window)
+    runs = runs_together(segments.lengths) if dense else [(length,) for length in segments.lengths]
     sizes = [sum(run) for run in runs]
     outputs = []
     for run, q, k, v in zip(runs, query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True):

@@ -1,6 +1,7 @@
 """A sequence of tokens made of segments, and the batches and losses that come from it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,9 +12,13 @@ from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
 from biomistral.training.loss import chunked_cross_entropy
+from biomistral.training.segments import Segments
 
 IGNORE = -100
 """Label of a position whose next token is not predicted."""
+
+_CHECKED = {"cpu": (10, 6), "cuda": (150, 97)}
+"""Tokens of the two segments a model is checked with; a GPU's kernel works on tiles of 64 or 128, which these cross."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,12 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Blocks laid end to end in one row, without padding: (1, tokens) each; ``segments`` are lengths in tokens."""
+    """Blocks laid end to end in one row, without padding: (1, tokens) each; ``segments`` say what may see what."""
 
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor
-    segments: list[int]
+    segments: Segments
 
     @property
     def num_tokens(self) -> int:
@@ -69,7 +74,7 @@ def collate(blocks: Sequence[Block], device: torch.device) -> MicroBatch:
     columns = (np.concatenate([block.tokens for block in blocks]), positions,
                np.concatenate([block.labels for block in blocks]))
     ids, position_ids, labels = (torch.from_numpy(column.astype(np.int64))[None].to(device) for column in columns)
-    return MicroBatch(ids, position_ids, labels, segments)
+    return MicroBatch(ids, position_ids, labels, Segments(segments))
 
 
 def micro_batches(blocks: Iterable[Block], max_tokens: int) -> Iterator[list[Block]]:
@@ -102,21 +107,40 @@ def batch_loss(model: PreTrainedModel, batch: MicroBatch, num_predicted: int) ->
     return chunked_cross_entropy(hidden, head, labels, num_predicted)
 
 
+def _by_transformers(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """`final_hidden` of one segment with transformers' plain attention, and nothing compiled."""
+    ours = model.config._attn_implementation
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    model.set_attn_implementation("eager")
+    try:
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            return final_hidden(model, batch)
+    finally:
+        model.set_attn_implementation(ours)
+
+
 def check_model(model: PreTrainedModel, device: torch.device) -> None:
-    """Prove on a few tokens that segments are isolated and that the logits are the head times the hidden states.
+    """Prove on a few tokens, on the device that will compute, that attention is right and keeps segments apart, and that the
+    logits are the head times the hidden states.
 
     Raises:
-        UserError: this architecture does more (scaled or capped logits, recurrent state), so training would be wrong.
+        UserError: this architecture does more (scaled or capped logits, recurrent state), or a kernel computes something else:
+            training would be wrong.
     """
-    tokens = np.arange(3, 19) % model.config.vocab_size
+    first, rest = _CHECKED.get(device.type, _CHECKED["cpu"])
+    tokens = np.arange(3, 3 + first + rest) % model.config.vocab_size
     both, alone = (collate([Block(ids, ids, lengths, ())], device)
-                   for ids, lengths in ((tokens, (10, 6)), (tokens[10:], (6,))))
+                   for ids, lengths in ((tokens, (first, rest)), (tokens[first:], (rest,))))
     with torch.no_grad():
-        second, hidden = final_hidden(model, both)[10:].float(), final_hidden(model, alone).float()
+        second, hidden = final_hidden(model, both)[first:].float(), final_hidden(model, alone).float()
+        plain = _by_transformers(model, alone).float()
         logits = model(input_ids=alone.input_ids, position_ids=alone.position_ids, use_cache=False,
                        segments=alone.segments).logits[0].float()
         ours = hidden @ model.get_output_embeddings().weight.float().T
     name = type(model).__name__
+    if not _alike(hidden, plain):
+        raise UserError(f"{name}: attention as computed here on {device} is not what transformers computes; train on another "
+                        "device or with another torch, and report this")
     if not _alike(second, hidden):
         raise UserError(f"{name}: a document changes what is computed for the next one, so documents cannot be isolated; "
                         "train a decoder-only attention model")

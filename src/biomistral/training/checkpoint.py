@@ -4,21 +4,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from biomistral.errors import UserError
 from biomistral.files import write_json
 from biomistral.progress import log
-
-FILE_BYTES = 2 << 30
-"""A file of a checkpoint is closed once it holds so much."""
+from biomistral.training.parallel import Group
+from biomistral.training.parts import State, copy_of, num_bytes, read_state, write_state
 
 
 def _sync(path: Path) -> None:
@@ -37,66 +32,81 @@ def _digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after ``step`` updates; ``notes`` are plain data. Tensors are read as they are asked for, by name."""
+    """The state after ``step`` updates, in ``path``; ``notes`` are plain data."""
 
     step: int
     notes: dict[str, Any]
-    files: tuple[Path, ...]
-
-    def names(self) -> list[str]:
-        """Names of the tensors, in the order of `tensors`."""
-        found: list[str] = []
-        for path in self.files:
-            with safe_open(path, "pt") as stored:
-                found += stored.keys()
-        return found
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor with its name, one after the other."""
-        for path in self.files:
-            with safe_open(path, "pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  (not a dict)
-                    yield name, stored.get_tensor(name)
+    path: Path
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own: ``step-NNNNNNNN/{state-NNNNN.safetensors, state.json}``."""
+    """The checkpoints of one run, in a folder of their own: ``step-NNNNNNNN/{shard-*.safetensors, state.json}``.
 
-    def __init__(self, folder: Path, keep_last: int = 2) -> None:
-        self.folder, self.keep_last = folder, keep_last
+    The processes of ``writers`` hold the state between them: all call `save`, `load` and `read` together, and the first seals
+    what all have written. ``asynchronous`` ones are written in a thread, from a copy.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, writers: Group | None = None, asynchronous: bool = False) -> None:
+        self.folder, self.keep_last, self._writers = folder, keep_last, writers or Group.alone()
+        self._thread = ThreadPoolExecutor(1) if asynchronous else None
+        self._pending: Future[None] | None = None
 
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
-    def check_space(self, num_bytes: int) -> None:
+    def check_space(self, wanted: int) -> None:
         """Refuse to begin a checkpoint that the disk has no room for: what there is stays as it is.
 
         Raises:
-            UserError: fewer than ``num_bytes`` are free.
+            UserError: fewer than ``wanted`` bytes are free.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
-        if free < num_bytes:
-            raise UserError(f"{self.folder}: a checkpoint takes {num_bytes / 1e9:.2f} GB, this disk has {free / 1e9:.2f} GB "
+        if free < wanted:
+            raise UserError(f"{self.folder}: a checkpoint takes {wanted / 1e9:.2f} GB, this disk has {free / 1e9:.2f} GB "
                             "left; free some, lower keep_last or choose another --out, then run the same command again: it "
                             "goes on from the last checkpoint")
 
-    def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], notes: dict[str, Any] | None = None) -> None:
+    def save(self, step: int, state: State, notes: dict[str, Any] | None = None) -> None:
         """Write the state after ``step`` updates; only then are the oldest beyond ``keep_last`` deleted.
 
-        ``tensors`` are taken one after the other, and written as soon as they fill a file: a state need never be whole in
-        memory.
+        An asynchronous one stands once `wait` has returned; the one before is waited for.
+
+        Raises:
+            UserError: the disk has no room.
         """
+        self.wait()
+        if self._writers.leads:
+            self.check_space(num_bytes(state))
+        if self._thread is None:
+            self._write(step, state, notes or {})
+        else:
+            self._pending = self._thread.submit(self._write, step, copy_of(state), notes or {})
+
+    def wait(self) -> None:
+        """Until the checkpoint that is being written stands; what went wrong with it is raised here."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def look(self) -> None:
+        """Raise what has gone wrong, by now, with the checkpoint that is being written."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def _write(self, step: int, state: State, notes: dict[str, Any]) -> None:
         temporary = self.folder / f".step-{step:08d}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        digests = {}
-        for number, part in enumerate(_files_of(tensors), 1):
-            path = temporary / f"state-{number:05d}.safetensors"
-            save_file(part, path)
-            _sync(path)
-            digests[path.name] = _digest(path)
-        write_json(temporary / "state.json", {"step": step, "sha256": digests, "notes": notes or {}})
+        if self._writers.leads:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        mine = {path.name: _digest(path) for path in write_state(temporary, state, self._writers)}
+        digests = {name: digest for part in self._writers.words_of_all(mine) for name, digest in part.items()}
+        if self._writers.leads:
+            self._seal(temporary, {"step": step, "sha256": digests, "notes": notes})
+
+    def _seal(self, temporary: Path, written: dict[str, Any]) -> None:
+        """Every part is on the disk: name them with their hashes, and give the folder its name."""
+        write_json(temporary / "state.json", written)
         _sync(temporary)
         final = self.folder / temporary.name.removeprefix(".")
         shutil.rmtree(final, ignore_errors=True)
@@ -106,39 +116,69 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def load(self) -> Checkpoint | None:
-        """The newest sound checkpoint; a damaged one is reported, deleted, and the one before taken."""
-        for leftover in self.folder.glob(".step-*"):  # killed while it was written
-            shutil.rmtree(leftover)
-        for path in reversed(self._steps()):
-            if (found := _read(path)) is not None:
+        """The newest sound checkpoint; a damaged one is reported, deleted, and the one before taken.
+
+        Raises:
+            UserError: not all writers see the folder of the first.
+        """
+        self.meet()
+        names = [path.name for path in reversed(self._steps())]
+        for name in self._writers.words_of_first(names):
+            path = self.folder / name
+            if (found := self._sound(path)) is not None:
                 return found
-            log.warning("%s: this checkpoint is damaged and is skipped", path)
-            shutil.rmtree(path)
+            if self._writers.leads:
+                log.warning("%s: this checkpoint is damaged and is skipped", path)
+                shutil.rmtree(path)
         return None
+
+    def at(self, step: int) -> Checkpoint | None:
+        """The checkpoint after ``step`` updates; None if there is none, or it is damaged."""
+        self.meet()
+        return self._sound(self.folder / f"step-{step:08d}")
+
+    def meet(self) -> None:
+        """Have all writers use the first one's folder, without what it left when it was killed."""
+        if self._writers.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(".step-*"):
+                shutil.rmtree(leftover)
+        self.folder = Path(self._writers.words_of_first(str(self.folder)))
+        if self._writers.largest(not self.folder.is_dir())[0]:
+            raise UserError(f"{self.folder}: not all processes see this folder, and each writes its part of a checkpoint there; "
+                            "put --out on a file system that all machines share, or set parallel to data")
+
+    def _sound(self, path: Path) -> Checkpoint | None:
+        """The checkpoint in a folder, or None if any byte of it is not as it was written: each process hashes its share."""
+        written = self._writers.words_of_first(_seal_of(path) if self._writers.leads else None)
+        sound = written is not None and _as_written(path, written["sha256"], self._writers)
+        if self._writers.largest(not sound)[0] or written is None:
+            return None
+        return Checkpoint(int(written["step"]), written["notes"], path)
+
+    def read(self, checkpoint: Checkpoint, state: State) -> None:
+        """Fill a state, of the same names and shapes, with what a checkpoint holds."""
+        read_state(checkpoint.path, state, self._writers)
 
     def delete(self) -> None:
         """Remove them all: the training is done and they are no part of what it made."""
+        self.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _files_of(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Tensors in groups of about `FILE_BYTES`."""
-    part: dict[str, Tensor] = {}
-    for name, tensor in tensors:
-        part[name] = tensor.detach().cpu().contiguous()
-        if sum(held.nbytes for held in part.values()) >= FILE_BYTES:
-            yield part
-            part = {}
-    if part:
-        yield part
-
-
-def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None if any byte of it is not as it was written."""
+def _seal_of(path: Path) -> dict[str, Any] | None:
+    """What ``state.json`` says: the step, the notes, the hash of each file."""
     try:
         written = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        files = {path / name: digest for name, digest in written["sha256"].items()}
-        sound = all(_digest(file) == digest for file, digest in files.items())
-        return Checkpoint(int(written["step"]), written["notes"], tuple(files)) if sound else None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        return {"step": int(written["step"]), "notes": written["notes"], "sha256": dict(written["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _as_written(path: Path, digests: dict[str, str], group: Group) -> bool:
+    """Whether a process's share of the files have the hashes they should, and no other is there."""
+    try:
+        there = {file.name for file in path.glob("*.safetensors")} == digests.keys()
+        return there and all(_digest(path / name) == digests[name] for name in group.share(sorted(digests)))
+    except OSError:
+        return False

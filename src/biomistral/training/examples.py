@@ -1,11 +1,15 @@
 """Examples for fine-tuning as they stand in files: prompts with completions, or conversations."""
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -19,36 +23,25 @@ class Example:
     messages: tuple[dict[str, Any], ...] = ()
 
 
-def find_examples(path: Path) -> Path:
-    """The JSONL file itself, or the ``train.jsonl`` of a benchmark folder.
-
-    Raises:
-        UserError: the folder has none.
-    """
-    if not path.is_dir():
-        return path
-    if not (path / "train.jsonl").is_file():
-        raise UserError(f"{path}: has no train.jsonl to fine-tune on; give a benchmark built with training text, or a JSONL "
-                        "file of prompt and completion, or of messages")
-    return path / "train.jsonl"
-
-
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path) -> Iterator[Example]:
     """Read examples, one JSON object a line: ``{"prompt", "completion"}`` or ``{"messages": [{"role", "content"}, ...]}``.
 
     ``id`` is optional (else it is ``FILE:LINE``); other keys are left alone.
 
     Raises:
-        UserError: the file is empty or not UTF-8, or a line is malformed (the message names file and line).
+        UserError: the file is not there, empty or not UTF-8, or a line is malformed (the message names file and line).
     """
-    examples: list[Example] = []
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                examples.append(_parse(line, f"{path}:{number}", f"{path.name}:{number}"))
-    if not examples:
+    empty = True
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    empty = False
+                    yield _parse(line, f"{path}:{number}", f"{path.name}:{number}")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    if empty:
         raise UserError(f"{path}: holds no examples")
-    return examples
 
 
 def _parse(line: bytes, place: str, name: str) -> Example:
@@ -79,7 +72,7 @@ def _parse_pair(row: dict[str, Any], place: str, name: str) -> Example:
 
 def _check_text(text: str, key: str, place: str) -> None:
     """JSON can spell half of a surrogate pair, which is no character and has no UTF-8."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _HALF.search(text):
         raise UserError(f"{place}: '{key}' holds half of a surrogate pair (\\ud800 to \\udfff), which is no text")
 
 

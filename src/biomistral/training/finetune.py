@@ -7,8 +7,13 @@ import torch
 from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace, input_key
-from biomistral.models.load import load_model, load_tokenizer, read_config
-from biomistral.training.examples import find_examples
+from biomistral.models.folder import read_config
+from biomistral.models.load import load_model, load_tokenizer
+from biomistral.models.skeleton import weightless
+from biomistral.models.stored import StoredWeights, open_model
+from biomistral.training.compiled import check_compiler
+from biomistral.training.datasets import read_blocks
+from biomistral.training.foresight import foresee
 from biomistral.training.guard import check_model_folder
 from biomistral.training.loop import Training
 from biomistral.training.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
@@ -18,7 +23,7 @@ from biomistral.training.quantized import check_bitsandbytes, describe, give_deq
 from biomistral.training.settings import LoraSettings
 from biomistral.training.sinks import check_sinks
 from biomistral.training.start import train
-from biomistral.training.supervised import SupervisedBlocks
+from biomistral.training.validation import make_validation
 
 ADAPTER = "adapter"
 
@@ -32,13 +37,17 @@ def finetune(work: Workspace) -> None:
     """
     settings, folder = work.settings, work.locate(work.settings.model)
     check_sinks(work.machine.log_to)
+    if settings.compile:
+        check_compiler()
     check_model_folder(folder, settings.sequence_length)
     shape = _adapter_shape(work, folder)
-    blocks = _blocks(work, folder, *settings.train)
-    heldout = _blocks(work, folder, settings.validation) if settings.validation is not None else None
-    model = _model_to_train(work, folder, shape)
-    training = train(work, model, blocks, heldout, settings.sequence_length)
-    work.counts |= {"examples": blocks.num_examples, "examples_dropped": blocks.dropped}
+    foreseen = foresee(work, folder, settings.sequence_length, None if settings.method == "full" else shape)
+    tokenizer = load_tokenizer(folder)
+    validation = make_validation(work, folder, tokenizer)
+    blocks, heldout = read_blocks(work, tokenizer, () if validation is None else (validation.asked,))
+    model, stored = _model_to_train(work, folder, shape)
+    training = train(work, model, stored, blocks, heldout, settings.sequence_length, foreseen, validation)
+    work.counts |= {"examples": blocks.num_examples, "examples_dropped": blocks.dropped, "examples_left_out": blocks.left_out}
     work.facts |= {"method": settings.method, "loss": settings.loss}
     pass_on_licences(work, folder, *(work.locate(name) for name in settings.train))
     if settings.method == "full":
@@ -48,12 +57,6 @@ def finetune(work: Workspace) -> None:
         give_weights(model, {}, getattr(torch, settings.output_dtype))
     write_model(model, work, folder)
     training.checkpoints.delete()
-
-
-def _blocks(work: Workspace, folder: Path, *names: str) -> SupervisedBlocks:
-    settings = work.settings
-    return SupervisedBlocks([find_examples(work.locate(name)) for name in names], load_tokenizer(folder),
-                            settings.sequence_length, settings.seed, settings.loss == "full_text", settings.too_long)
 
 
 def _base_name(work: Workspace, folder: Path) -> str:
@@ -76,18 +79,20 @@ def _adapter_shape(work: Workspace, folder: Path) -> LoraSettings:
     return shape_of(work.locate(settings.adapter), settings.lora.dropout)
 
 
-def _model_to_train(work: Workspace, folder: Path, shape: LoraSettings) -> PreTrainedModel:
+def _model_to_train(work: Workspace, folder: Path, shape: LoraSettings) -> tuple[PreTrainedModel, StoredWeights | None]:
+    """The model with its adapter, and where its other weights are still to be read."""
     settings, compute_dtype = work.settings, getattr(torch, work.settings.compute_dtype)
-    model = load_model(folder, compute_dtype if settings.method == "qlora" else torch.float32)
+    model, stored = open_model(folder, torch.float32)
     if settings.method == "full":
-        return model
+        return model, stored
     if settings.method == "qlora":
-        quantise(model, settings.qlora, compute_dtype, own_device(work.machine.device))
+        quantise(model, stored, settings.qlora, compute_dtype, own_device(work.machine.device))
         work.facts["quantized"] = describe(settings.qlora, model)
-    add_adapter(model, shape, settings.seed, _base_name(work, folder))
+    with weightless(model):
+        add_adapter(model, shape, settings.seed, _base_name(work, folder))
     if settings.adapter is not None:
         load_adapter(model, work.locate(settings.adapter))
-    return model
+    return model, stored
 
 
 def _merge(work: Workspace, training: Training, folder: Path, shape: LoraSettings) -> PreTrainedModel:

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
+
+from biomistral.training.devices import on_cpu
 
 ELEMENTS = 1 << 17
 """Elements of a tile: 512 kB in float32, half of a core's second-level cache."""
@@ -50,18 +53,30 @@ class _RMSNorm(torch.autograd.Function):  # type: ignore[misc]  # torch is untyp
 
 def _norm(self: nn.Module, hidden_states: Tensor) -> Tensor:
     """Forward of an RMSNorm; on another device than a CPU the module's own."""
-    if hidden_states.device.type != "cpu" or hidden_states.dtype != self.weight.dtype:
+    if not on_cpu(hidden_states) or hidden_states.dtype != self.weight.dtype:
         return type(self).forward(self, hidden_states)  # type: ignore[no-any-return]
     output: Tensor = _RMSNorm.apply(hidden_states.reshape(-1, hidden_states.shape[-1]), self.weight, self.variance_epsilon)
     return output.view(hidden_states.shape)
 
 
 def _same(norm: nn.Module) -> bool:
-    """Whether `_norm` gives what the module does, on two random rows (a norm of 1 + weight does not)."""
-    rows = torch.randn(2, len(norm.weight), generator=torch.Generator().manual_seed(0)).to(norm.weight.dtype)
+    """Whether `_norm` gives what the module does, on two random rows (a norm of 1 + weight does not).
+
+    Their weight is random too: the norm's own may not be in memory yet.
+    """
+    draw = torch.Generator().manual_seed(0)
+    rows, weight = (torch.randn(*shape, len(norm.weight), generator=draw).to(norm.weight.dtype) for shape in ((2,), ()))
     with torch.no_grad():
-        expected, found = norm(rows).float(), _norm(norm, rows).float()
+        expected = functional_call(norm, {"weight": weight}, rows).float()
+        found = _RMSNorm.apply(rows, weight, norm.variance_epsilon).float()
     return bool((found - expected).abs().max() <= EQUAL * expected.abs().max())
+
+
+def fusible_norms(model: PreTrainedModel) -> list[nn.Module]:
+    """The norms of a model on a CPU that are seen to do what this file does."""
+    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon") and
+             getattr(module, "weight", None) is not None and on_cpu(module.weight)]
+    return [norm for norm in norms if _same(norm)]
 
 
 def use_fused_norms(model: PreTrainedModel) -> int:
@@ -69,9 +84,7 @@ def use_fused_norms(model: PreTrainedModel) -> int:
 
     Weights, their names and what is saved stay as they are.
     """
-    norms = [module for module in model.modules() if hasattr(module, "variance_epsilon") and
-             getattr(module, "weight", None) is not None and module.weight.device.type == "cpu"]
-    same = [norm for norm in norms if _same(norm)]
+    same = fusible_norms(model)
     for norm in same:
         norm.forward = MethodType(_norm, norm)
     return len(same)

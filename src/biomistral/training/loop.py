@@ -13,17 +13,20 @@ from biomistral.errors import UserError
 from biomistral.progress import bar, log
 from biomistral.seeds import seed
 from biomistral.training.batch import Block, Blocks, collate
+from biomistral.training.best import Best
 from biomistral.training.checkpoint import Checkpoints
 from biomistral.training.ending import Ending, early_ending
 from biomistral.training.interrupt import held_back
 from biomistral.training.meter import Meter, words
 from biomistral.training.metrics import MetricsLog, heldout_loss
+from biomistral.training.optimizer import checkpoint_bytes
 from biomistral.training.order import indices_of_step
 from biomistral.training.parallel import Group
 from biomistral.training.plan import Plan
 from biomistral.training.schedule import learning_rate
 from biomistral.training.settings import TrainingSettings
 from biomistral.training.sinks import open_sinks
+from biomistral.training.validation import Validation
 from biomistral.training.weights import Weights
 
 CHECKPOINTS = "checkpoints"
@@ -48,13 +51,19 @@ class Training:
     meter: Meter
     work: Workspace
     group: Group
+    validation: Validation | None = None
     ending: Ending | None = None
+    exported: int = field(default=0, init=False)
     checkpoints: Checkpoints = field(init=False)
+    best: Best = field(init=False)
     metrics: MetricsLog = field(init=False)
     _began: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.checkpoints = Checkpoints(self.work.path / CHECKPOINTS, self.settings.keep_last)
+        writers = self.group.beside() if self.weights.in_parts else Group.alone()
+        self.checkpoints = Checkpoints(self.work.path / CHECKPOINTS, self.settings.keep_last, writers,
+                                       self.settings.asynchronous_checkpoints)
+        self.best = Best(self.checkpoints.folder, writers, self.group)
         self._began = time.monotonic()
 
     @property
@@ -72,14 +81,19 @@ class Training:
         done = self._restore()
         sinks = open_sinks(self.work) if self.group.leads else ()
         self.metrics = MetricsLog(self.work.path / "metrics.jsonl", done, sinks)
+        if self.settings.asynchronous_checkpoints and self._holds_state:
+            log.info("checkpoints are written beside the training, from a copy that takes up to %.2f GB of each process's host",
+                     checkpoint_bytes(self.weights.num_held, self.settings.optimizer) / 1e9)
         try:
             self._go_on(done)
         finally:
             self.metrics.close()
+            self.checkpoints.wait()
 
     def _go_on(self, done: int) -> None:
         if done == 0:
             self._evaluate(0)
+            self._validate(0)
         self.model.train()
         with bar(self.settings.kind, self.plan.steps) as progress, held_back() as interrupted:
             progress.advance(done)
@@ -89,13 +103,27 @@ class Training:
                 done += 1
                 self.metrics.add(row)
                 self._evaluate_if_due(done)
+                if self.validation is not None and self.validation.due(done, done == self.steps):
+                    self._validate(done)
                 progress.advance()
                 progress.say(words(row))
                 if self._stops_or_saves(done, interrupted(), saved_at):
                     saved_at = time.monotonic()
+        self.exported = self.best.take_up(done, self.metrics.rows, self.weights) if self.settings.keep_best else done
+
+    def _validate(self, done: int) -> None:
+        """Ask the benchmark's questions after ``done`` steps, and keep the weights if no step was better."""
+        if self.validation is None:
+            return
+        self.metrics.add({"step": done, **self.validation.ask(self.model, self.weights, self.group)})
+        log.info("step %d: %s", done, self.validation.words(self.metrics.rows[-1]))
+        if self.settings.keep_best and 0 < done < self.steps:
+            self.checkpoints.wait()  # what two threads say over one channel must not mix
+            self.best.offer(done, self.metrics.rows, self.weights)
 
     def _stops_or_saves(self, done: int, interrupted: bool, saved_at: float) -> bool:
         """Checkpoint if one is due, for whatever reason, and say so. Clocks and signals differ: the processes agree first."""
+        self.checkpoints.look()
         now = time.monotonic()
         stops, unsaved, seconds = self.group.largest(interrupted, now - saved_at, now - self._began)
         ending = early_ending(self.settings.max_hours, seconds, done, self.plan.steps) if self.ending is None else None
@@ -110,33 +138,35 @@ class Training:
         return saves
 
     def _save(self, done: int, seconds: float) -> None:
-        """Gather the state in the first process, which writes it."""
+        """Write the state: whole weights the first process does, and of parts each its own."""
         notes = {"seconds": seconds, "ending": None if self.ending is None else [self.ending.start, self.ending.steps]}
-        if self.group.leads:
-            self.check_space()
+        if self._holds_state:
             self.checkpoints.save(done, self.weights.state(), notes)
-        else:
-            for _ in self.weights.state():
-                pass
+        if self.settings.keep_best:
+            self.best.prune(self.metrics.rows, self.checkpoints.folder)
+
+    @property
+    def _holds_state(self) -> bool:
+        return self.weights.in_parts or self.group.leads
 
     def check_space(self) -> None:
-        """Refuse if a checkpoint does not fit on the disk: master and two moments of each weight, in float32."""
-        self.checkpoints.check_space(12 * self.weights.num_trainable)
+        """Refuse if a checkpoint does not fit on the disk: master and two moments of each weight."""
+        self.checkpoints.check_space(checkpoint_bytes(self.weights.num_trainable, self.settings.optimizer))
 
     def _restore(self) -> int:
-        """Take up the newest sound checkpoint; each tensor goes from the first process to the others. Returns its step."""
-        found = self.checkpoints.load() if self.group.leads else None
-        heading = None if found is None else (found.step, found.notes, found.names())
-        heading = self.group.words_of_first(heading)
+        """Take up the newest sound checkpoint; whole weights go from the first process to the others. Returns its step."""
+        found = self.checkpoints.load() if self._holds_state else None
+        heading = self.group.words_of_first(None if found is None else (found.step, found.notes))
         if heading is None:
             return 0
-        step, notes, names = heading
-        stored = iter(()) if found is None else found.tensors()
-        for name in names:
-            whole = self.weights.tensor_to_restore(name)
-            if found is not None:
-                whole.copy_(next(stored)[1])
-            self.weights.restore(name, self.group.from_first(whole), step)
+        step, notes = heading
+        room = self.weights.room_for_state(step)
+        if found is not None:
+            self.checkpoints.read(found, room)
+        if not self.weights.in_parts:
+            for tensor in room.values():
+                self.group.from_first(tensor)
+        self.weights.restored()
         self.ending = None if notes["ending"] is None else Ending(*notes["ending"])
         self._began -= notes["seconds"]
         log.info("resuming after step %d of %d", step, self.steps)
@@ -152,13 +182,13 @@ class Training:
         mine = (sum(block.num_predicted for block in batch), sum(len(block.tokens) for block in batch))
         num_predicted, tokens = (int(count) for count in self.group.sum(*mine))
         device, part = self.group.device, 0.0
-        for number, blocks in enumerate(self.group.micro_batches(batch, self.settings.micro_batch_tokens)):
+        groups = self.group.micro_batches(batch, self.settings.micro_batch_tokens)
+        for number, blocks in enumerate(groups):
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 torch.manual_seed(seed(self.settings.seed, "dropout", step, number * self.group.size + self.group.rank))
                 loss = self.weights.loss(collate(blocks, device), max(1, num_predicted))
-                loss.backward()
+                self.weights.backward(loss, last=number == len(groups) - 1)
             part += loss.item()
-        self.weights.add_up_gradients()
         return self.group.sum(part)[0], tokens
 
     def _step(self, step: int) -> dict[str, float]:

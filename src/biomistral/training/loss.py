@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomistral.training.devices import on_cpu
+
 CHUNK_ELEMENTS = 3 << 24
 """Logits held at once: 1,024 rows of a vocabulary of 49,152, 100 MB in bfloat16. A third of it was 20 % slower."""
 
@@ -40,7 +42,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # to
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
         rows = max(1, CHUNK_ELEMENTS // weight.shape[0] // ROWS_MULTIPLE) * ROWS_MULTIPLE
         buffer = hidden.new_empty(min(rows, len(hidden)), weight.shape[0])
-        few_rows = max(1, CACHED_ELEMENTS // weight.shape[0]) if weight.device.type == "cpu" else rows
+        few_rows = max(1, CACHED_ELEMENTS // weight.shape[0]) if on_cpu(weight) else rows
         for start in range(0, len(hidden), rows):
             chunk, target = hidden[start:start + rows], labels[start:start + rows, None]
             logits = torch.mm(chunk, weight.T, out=buffer[:len(chunk)])

@@ -28,11 +28,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """Process ``rank`` of ``size``, which computes on ``device``. Of one process every method is the identity."""
+    """Process ``rank`` of ``size``, which computes on ``device``. Of one process every method is the identity.
+
+    ``channel`` is what they talk over; None: the way that all started with.
+    """
 
     rank: int
     size: int
     device: torch.device
+    channel: "dist.ProcessGroup | None" = None
+
+    @classmethod
+    def alone(cls) -> "Group":
+        """One process, on its CPU."""
+        return cls(0, 1, torch.device("cpu"))
+
+    def beside(self) -> "Group":
+        """The same processes over a channel of their own, on the CPU, for a thread: what two threads say must not mix."""
+        if self.size == 1:
+            return Group.alone()
+        return Group(self.rank, self.size, torch.device("cpu"), dist.new_group(backend="gloo", timeout=_PATIENCE))
 
     @property
     def leads(self) -> bool:
@@ -63,33 +78,31 @@ class Group:
         if self.size == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, operation)
+        dist.all_reduce(tensor, operation, group=self.channel)
         return [float(value) for value in tensor.tolist()]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Add tensors up over the processes, in place."""
-        if self.size > 1:
-            for pending in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
-                pending.wait()
+    def begin_adding_up(self, tensor: Tensor) -> "dist.Work | None":
+        """Begin to add a tensor up over the processes, in place: done once what is returned has been waited for."""
+        return dist.all_reduce(tensor, group=self.channel, async_op=True) if self.size > 1 else None
 
     def from_first(self, tensor: Tensor) -> Tensor:
         """Overwrite a tensor on ``device`` by the first process's, and return it."""
         if self.size > 1:
-            dist.broadcast(tensor, 0)
+            dist.broadcast(tensor, 0, group=self.channel)
         return tensor
 
     def words_of_all(self, value: Any) -> list[Any]:
         """Plain data of every process, in order."""
         held = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(held, value)
+            dist.all_gather_object(held, value, group=self.channel)
         return held
 
     def words_of_first(self, value: Any) -> Any:
         """Plain data as the first process has it."""
         held = [value]
         if self.size > 1:
-            dist.broadcast_object_list(held, 0, device=self.device)
+            dist.broadcast_object_list(held, 0, group=self.channel, device=self.device)
         return held[0]
 
 

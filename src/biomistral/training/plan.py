@@ -8,23 +8,23 @@ from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
 from biomistral.training.batch import Blocks
-from biomistral.training.loss import CHUNK_ELEMENTS
 from biomistral.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``sequences`` blocks in ``steps`` steps, about ``tokens`` tokens, ``flop`` operations and ``memory_bytes`` at the peak."""
+    """``sequences`` blocks in ``steps`` steps, about ``tokens`` tokens, ``flop`` operations and ``memory_bytes`` at the peak
+    (None: not foreseen)."""
 
     steps: int
     sequences: int
     tokens: int
     flop: float
-    memory_bytes: int
+    memory_bytes: int | None
 
     def __str__(self) -> str:
-        return (f"{self.steps} steps, {self.sequences} sequences, about {self.tokens:,} tokens, {self.flop:.2e} FLOP, "
-                f"{self.memory_bytes / 1e9:.1f} GB of memory")
+        memory = "memory unknown" if self.memory_bytes is None else f"{self.memory_bytes / 1e9:.1f} GB of memory"
+        return (f"{self.steps} steps, {self.sequences} sequences, about {self.tokens:,} tokens, {self.flop:.2e} FLOP, {memory}")
 
 
 def num_sequences(settings: TrainingSettings, available: int, sequence_length: int) -> int:
@@ -63,26 +63,17 @@ def _num_weights(parameter: Tensor) -> int:
     return int(parameter.numel() if state is None else math.prod(state.shape))
 
 
-def memory_bytes(model: PreTrainedModel, settings: TrainingSettings, sequence_length: int, num_trainable: int) -> int:
-    """Estimate of the peak: weights, masters with gradients and moments (16 bytes each), activations, a chunk of logits."""
-    bytes_each = 2 if settings.compute_dtype == "bfloat16" else 4
-    config = model.config
-    tokens = max(settings.micro_batch_tokens, sequence_length)
-    width = 12 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)
-    layers = config.num_hidden_layers
-    activations = tokens * bytes_each * (layers * config.hidden_size + width if settings.gradient_checkpointing
-                                         else layers * width)
-    weights = sum(parameter.numel() * (bytes_each if parameter.is_floating_point() else parameter.element_size())
-                  for parameter in model.parameters())
-    head = model.get_output_embeddings().weight.numel() * 4 + CHUNK_ELEMENTS * 8
-    return int(weights + 16 * num_trainable + activations + head)
-
-
 def make_plan(model: PreTrainedModel, settings: TrainingSettings, blocks: Blocks, sequence_length: int,
-              num_trainable: int) -> Plan:
-    """The plan of a training on ``blocks``; tokens are the mean length of a block times their number."""
+              num_trainable: int, memory_bytes: int | None) -> Plan:
+    """The plan of a training on ``blocks``; tokens are the mean length of a block times their number.
+
+    Raises:
+        UserError: ``warmup_steps`` are as many as there are steps, so the learning rate would never reach its peak.
+    """
     sequences = num_sequences(settings, len(blocks), sequence_length)
     tokens = round(sequences * blocks.num_tokens / len(blocks))
-    return Plan(math.ceil(sequences / settings.batch_sequences), sequences, tokens,
-                tokens * flop_per_token(model, sequence_length, num_trainable),
-                memory_bytes(model, settings, sequence_length, num_trainable))
+    steps = math.ceil(sequences / settings.batch_sequences)
+    if settings.warmup_steps >= steps > 1:
+        raise UserError(f"{settings.kind}: warmup_steps {settings.warmup_steps}, but the training has {steps} steps; lower it, "
+                        "or train longer (epochs, max_steps, max_tokens)")
+    return Plan(steps, sequences, tokens, tokens * flop_per_token(model, sequence_length, num_trainable), memory_bytes)

@@ -9,9 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_tokenizer
+from biomistral.progress import track
 from biomistral.training.batch import IGNORE
-from biomistral.training.examples import find_examples, read_examples
-from biomistral.training.supervised import Tokenised, segment, tokenise
+from biomistral.training.questions import TRAIN, Choice
+from biomistral.training.sources import Examples
+from biomistral.training.tokenised import Tokenised, labels_of, tokenise
 
 MARKS = ("⟦", "⟧")
 COLOURS = ("\x1b[1;32m", "\x1b[0m")
@@ -35,6 +37,7 @@ class Preview:
 
     samples: tuple[Sample, ...]
     num_examples: int
+    num_left_out: int
     num_tokens: int
     num_predicted: int
     median: float
@@ -48,7 +51,8 @@ class Preview:
         return asdict(self)
 
 
-def preview(model: Path, files: Sequence[Path], sequence_length: int, count: int = 3, full_text: bool = False) -> Preview:
+def preview(model: Path, places: Sequence[Path], sequence_length: int, count: int = 3, full_text: bool = False,
+            choice: Choice = TRAIN) -> Preview:
     """Tokenise all examples as `finetune` does and decode ``count`` of them. The model's weights are not read.
 
     Raises:
@@ -56,26 +60,32 @@ def preview(model: Path, files: Sequence[Path], sequence_length: int, count: int
     """
     if count < 1:
         raise UserError(f"--samples {count}: at least 1")
-    tokenizer = load_tokenizer(model)
-    examples = [example for file in files for example in read_examples(find_examples(file))]
-    items = list(tokenise(examples, tokenizer))
-    lengths = np.array([len(item.tokens) for item in items])
-    longest = int(lengths.argmax())
-    chosen = sorted({round(place) for place in np.linspace(0, len(items) - 1, min(count, len(items)))})
-    return Preview(tuple(_sample(items[index], tokenizer, sequence_length, full_text) for index in chosen), len(items),
-                   int(lengths.sum()), sum(_num_predicted(item, full_text) for item in items), float(np.median(lengths)),
-                   int(lengths[longest]), items[longest].example.place, sequence_length, int((lengths > sequence_length).sum()))
+    tokenizer, examples = load_tokenizer(model), Examples(places, choice)
+    lengths, num_predicted, longest = [], 0, (0, "")
+    for item in tokenise(track(examples, "reading examples", examples.total), tokenizer):
+        lengths.append(len(item.tokens))
+        num_predicted += int(_predicted(item, full_text).sum())
+        if len(item.tokens) > longest[0]:
+            longest = len(item.tokens), item.example.place
+    if not lengths:
+        raise UserError(f"{examples}: every question is asked in the test or for validation too")
+    chosen = {round(place) for place in np.linspace(0, len(lengths) - 1, min(count, len(lengths)))}
+    shown = tokenise((example for number, example in enumerate(examples) if number in chosen), tokenizer)
+    return Preview(tuple(_sample(item, tokenizer, sequence_length, full_text) for item in shown), len(lengths), examples.left_out,
+                   sum(lengths), num_predicted, float(np.median(lengths)), *longest, sequence_length,
+                   sum(length > sequence_length for length in lengths))
 
 
-def _num_predicted(item: Tokenised, full_text: bool) -> int:
-    return int((segment(item, full_text)[1] != IGNORE).sum())
+def _predicted(item: Tokenised, full_text: bool) -> np.ndarray:
+    """Which tokens the loss is taken on: the label of a position is the token after it."""
+    found: np.ndarray = np.append(False, labels_of(item.tokens, item.answer, full_text)[:-1] != IGNORE)
+    return found
 
 
 def _sample(item: Tokenised, tokenizer: PreTrainedTokenizerBase, sequence_length: int, full_text: bool) -> Sample:
-    tokens, labels = segment(item, full_text)
-    predicted: np.ndarray = np.append(False, labels[:-1] != IGNORE)  # the label of a position is the token after it
-    return Sample(item.example.id, item.example.place, len(tokens), int(predicted.sum()), len(tokens) <= sequence_length,
-                  tuple(_decoded(tokens, predicted, tokenizer)))
+    predicted, num_tokens = _predicted(item, full_text), len(item.tokens)
+    return Sample(item.example.id, item.example.place, num_tokens, int(predicted.sum()), num_tokens <= sequence_length,
+                  tuple(_decoded(item.tokens, predicted, tokenizer)))
 
 
 def _decoded(tokens: np.ndarray, predicted: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
@@ -108,6 +118,8 @@ def render(found: Preview, colour: bool, too_long: str = "refuse") -> str:
               f"tokens an example: median {found.median:g}, most {found.longest} ({found.longest_place})",
               f"longer than a sequence of {found.sequence_length}: {found.num_too_long}"
               + (f", {_fate(too_long)}" if found.num_too_long else "; nothing is ever cut off")]
+    if found.num_left_out:
+        lines.append(f"left out: {found.num_left_out} questions that the test asks too")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
+from biomistral.models.stored import StoredWeights, read_whole
 from biomistral.training.settings import QloraSettings
 
 OUTLIER = 6.0
@@ -28,25 +29,24 @@ def check_bitsandbytes() -> None:
                         "'biomistral[bitsandbytes]', or use method: lora")
 
 
-def _decoder_linears(model: PreTrainedModel) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Every linear layer but the output head, which the loss reads as it is: parent, name in it, layer."""
+def _decoder_linears(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
+    """Every linear layer but the output head, which the loss reads as it is, with its name."""
     head = model.get_output_embeddings()
-    for parent in model.modules():
-        for name, layer in parent.named_children():
-            if type(layer) is nn.Linear and layer is not head:
-                yield parent, name, layer
+    return ((name, layer) for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head)
 
 
-def quantise(model: PreTrainedModel, settings: QloraSettings, compute_dtype: torch.dtype, device: torch.device) -> None:
+def quantise(model: PreTrainedModel, stored: StoredWeights | None, settings: QloraSettings, compute_dtype: torch.dtype,
+             device: torch.device) -> None:
     """Replace the decoder's linear layers, in place and one at a time, by quantised ones on ``device``.
 
+    Each weight is read when its turn comes and gone when the next one's does: beside what is quantised there is one matrix.
     Weights are rounded to ``compute_dtype`` first, so that what bitsandbytes gives back has the precision computed in.
     """
     import bitsandbytes.nn as bnb
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every product that int8 rounds its inputs
-    for parent, name, layer in list(_decoder_linears(model)):
-        bias, weight = layer.bias is not None, layer.weight.detach().to(compute_dtype)
+    for name, layer in list(_decoder_linears(model)):
+        bias, weight = layer.bias is not None, read_whole(stored, f"{name}.weight", layer.weight).to(compute_dtype)
         quantised: Any
         if settings.storage == "nf4":
             quantised = bnb.Linear4bit(layer.in_features, layer.out_features, bias, compute_dtype, device="meta")
@@ -58,8 +58,9 @@ def quantise(model: PreTrainedModel, settings: QloraSettings, compute_dtype: tor
                                          threshold=OUTLIER, device="meta")
             quantised.weight = bnb.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
         if bias:
-            quantised.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-        setattr(parent, name, quantised.to(device))
+            values = read_whole(stored, f"{name}.bias", layer.bias).to(compute_dtype, copy=True)
+            quantised.bias = nn.Parameter(values, requires_grad=False)
+        model.set_submodule(name, quantised.to(device))
     setattr(model, "is_loaded_in_4bit" if settings.storage == "nf4" else "is_loaded_in_8bit", True)  # peft asks for these
 
 

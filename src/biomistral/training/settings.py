@@ -4,10 +4,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from biomistral.recipe import Input, Settings, StageSettings
+from biomistral.recipe import Input, Settings
+from biomistral.scoring.names import Formulation
+from biomistral.training.validation_settings import ValidationSettings
 
 
-class TrainingSettings(StageSettings):
+class TrainingSettings(ValidationSettings):
     """What continued pre-training and fine-tuning have in common. Training ends at the first limit that is reached."""
 
     together: ClassVar[bool] = True
@@ -27,7 +29,12 @@ class TrainingSettings(StageSettings):
     compute_dtype: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="precision of forward and backward; master weights and AdamW are always float32")
     output_dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="precision of the saved weights")
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
+    gradient_checkpointing: Literal["none", "selective", "full"] = Field("none", description=(
+        "what is computed again in backward, for less memory: nothing; all but matrix products; all of a layer"))
+    optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description=(
+        "AdamW's moments in float32, or in 8 bits by blocks of 256: 2 bytes a parameter instead of 8"))
+    compile: bool = Field(False, description=(
+        "have torch compile the decoder's layers (needs a C++ compiler); attention stays out of it, and rounding differs"))
     evaluate_steps: int = Field(0, ge=0, description="held-out loss every so many steps; 0: only before and at the end")
     evaluate_sequences: int = Field(64, ge=0, description="most held-out sequences looked at, evenly spread; 0: none")
     checkpoint_steps: int = Field(0, ge=0, description="checkpoint every so many steps; 0: by time alone")
@@ -35,9 +42,32 @@ class TrainingSettings(StageSettings):
     keep_last: int = Field(2, ge=1, description="checkpoints kept; a new one stands before the oldest is deleted")
     max_hours: float | None = Field(None, gt=0, description=(
         "training ends by then: after four fifths of it the learning rate begins to fall linearly to 0"))
-    parallel: Literal["auto", "none", "data", "fsdp"] = Field("auto", description=(
-        "under torchrun, what each process holds: data: all weights; fsdp: its part of them; auto: fsdp where the plan does not "
-        "fit the GPU; none: refuse several processes"))
+    asynchronous_checkpoints: bool = Field(False, description=(
+        "go on training while a checkpoint is written, from a copy of what it holds in the host's memory"))
+    parallel: Literal["auto", "none", "data", "fsdp", "hsdp"] = Field("auto", description=(
+        "under torchrun, what each process holds: data: all weights; fsdp: its part of them; hsdp: its part of one of several "
+        "copies; auto: fsdp where the plan does not fit the GPU; none: refuse several processes"))
+    shard_processes: int | None = Field(None, ge=2, description="hsdp: processes that hold one copy; default: a machine's")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainingSettings":
+        if self.optimizer == "adamw8bit" and self.parallel in ("fsdp", "hsdp"):
+            raise ValueError("optimizer: adamw8bit keeps the moments of whole weights in blocks of 256, which parallel: "
+                             f"{self.parallel} would cut; use adamw, which it divides among the processes, or parallel: data")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_layers_choose(self) -> "TrainingSettings":
+        if self.compile and self.gradient_checkpointing == "selective":
+            raise ValueError("compile: true already computes again what is cheap, and cannot be told what to keep; set "
+                             "gradient_checkpointing to none or full")
+        return self
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        """``true`` and ``false`` are ``full`` and ``none``."""
+        return {True: "full", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
 
 class PretrainSettings(TrainingSettings):
@@ -78,8 +108,15 @@ class FinetuneSettings(TrainingSettings):
     make: ClassVar[str] = "biomistral.training.finetune:finetune"
 
     train: tuple[Input, ...] = Field(min_length=1, description=(
-        "benchmark folder with a train.jsonl, or a JSONL file of prompt and completion or of chat messages"))
-    validation: Input | None = Field(None, description="JSONL file of the same form, for the held-out loss")
+        "JSONL files of prompt and completion or of chat messages, benchmark folders with a train.jsonl, or a benchmark's "
+        "questions (folder, .parquet or .jsonl)"))
+    validation: tuple[Input, ...] = Field((), description="inputs of the same kinds, for the held-out loss")
+    split: str = Field("train", description="of a benchmark's questions: the split to train on, never its test")
+    validation_split: str = Field("validation", description="of a benchmark's questions: the split held out")
+    tasks: tuple[str, ...] = Field((), description="of a benchmark's questions: only these tasks; empty: all of them")
+    form: Formulation = Field("letters", description=(
+        "how a benchmark's questions are put, as evaluation asks them without shots; the completion is the answer's letter, or "
+        "for cloze its text"))
     method: Literal["lora", "qlora", "full"] = Field(
         "lora", description="train an adapter, an adapter on quantised weights, or every weight")
     lora: LoraSettings = Field(LoraSettings(), description="shape of the adapter")
@@ -90,17 +127,17 @@ class FinetuneSettings(TrainingSettings):
     sequence_length: int = Field(2048, gt=1, description="most tokens of a sequence: whole examples share one, isolated")
     too_long: Literal["refuse", "drop"] = Field("refuse", description="examples longer than a sequence: stop, or leave out")
 
-    @field_validator("train", mode="before")
+    @field_validator("train", "validation", "tasks", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
-        """A recipe may name one file without a list."""
-        return (value,) if isinstance(value, str) else value
+        """A recipe may name one file, or one task, without a list."""
+        return (value,) if isinstance(value, str) else () if value is None else value
 
     @model_validator(mode="after")
     def _method_fits(self) -> "FinetuneSettings":
         if self.adapter is not None and self.method == "full":
             raise ValueError("an adapter is given, but method is 'full', which trains the model's own weights; use lora or qlora")
-        if self.method == "qlora" and self.parallel == "fsdp":
-            raise ValueError("parallel: fsdp divides float weights among processes, and method: qlora has quantised ones; "
-                             "set parallel to auto")
+        if self.method == "qlora" and self.parallel in ("fsdp", "hsdp"):
+            raise ValueError(f"parallel: {self.parallel} divides float weights among processes, and method: qlora has quantised "
+                             "ones; set parallel to auto")
         return self

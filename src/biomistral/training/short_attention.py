@@ -37,7 +37,7 @@ def runs_together(segments: list[int]) -> list[tuple[int, ...]]:
 @lru_cache(maxsize=512)  # each layer asks for the same ones
 def run_mask(run: tuple[int, ...], device: torch.device) -> Tensor:
     """(tokens, tokens), True where a query may not look: later tokens and other segments."""
-    owner = torch.repeat_interleave(torch.arange(len(run), device=device), torch.tensor(run, device=device))
+    owner = torch.repeat_interleave(torch.arange(len(run), device=device), torch.tensor(run, device=device), output_size=sum(run))
     return torch.ones(len(owner), len(owner), dtype=torch.bool, device=device).triu_(1) | (owner[:, None] != owner[None, :])
 
 

@@ -81,7 +81,7 @@ class Tracker:
         self._package.init(project=PROJECT, name=name, config=plain(work.settings), resume="allow", **options)
 
     def add(self, row: Row) -> None:
-        place = [row["step"], "heldout_loss" in row]
+        place = [row["step"], 2 if "validation_accuracy" in row else int("heldout_loss" in row)]
         if self._sent and place <= self._sent:
             return
         self._sent = place

@@ -6,24 +6,29 @@ from transformers import PreTrainedModel
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.memory import keep_freed_memory
+from biomistral.models.stored import StoredWeights
 from biomistral.progress import log
 from biomistral.ranks import Dismissed
 from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import Blocks, check_model
+from biomistral.training.batch import Blocks
+from biomistral.training.compiled import compile_layers
+from biomistral.training.foresight import Foreseen
 from biomistral.training.fused import use_fused_norms
 from biomistral.training.loop import Training
 from biomistral.training.meter import Meter, peak_memory_bytes
 from biomistral.training.parallel import Group, joined, own_device
-from biomistral.training.plan import Plan, make_plan
+from biomistral.training.plan import make_plan
+from biomistral.training.recompute import use_recomputation
 from biomistral.training.settings import TrainingSettings
-from biomistral.training.sharded import ShardedWeights
+from biomistral.training.sharded import ShardedWeights, num_shards
+from biomistral.training.validation import Validation
 from biomistral.training.weights import MasterWeights, Weights
 
-_SPARE = 0.9  # of a GPU's memory, for what a plan may need: the rest is fragmentation and the libraries' own
 
-
-def train(work: Workspace, model: PreTrainedModel, blocks: Blocks, heldout: Blocks | None, sequence_length: int) -> Training:
-    """Train ``model`` (loaded in float32) in place, with the settings of ``work``; fills its counts and facts.
+def train(work: Workspace, model: PreTrainedModel, stored: StoredWeights | None, blocks: Blocks, heldout: Blocks | None,
+          sequence_length: int, foreseen: Foreseen, validation: Validation | None = None) -> Training:
+    """Train ``model`` (float32, its weights here or still to be read from ``stored``) in place, with the settings of ``work``;
+    fills its counts and facts.
 
     The caller writes what came of it and then deletes the checkpoints.
 
@@ -35,51 +40,44 @@ def train(work: Workspace, model: PreTrainedModel, blocks: Blocks, heldout: Bloc
     with joined(own_device(work.machine.device)) as group:
         if group.size > 1 and settings.parallel == "none":
             raise UserError(f"parallel: none, but {group.size} processes were started; start one, or set parallel to auto")
+        if settings.batch_sequences < group.size:
+            raise UserError(f"batch_sequences {settings.batch_sequences} cannot be divided among {group.size} processes; raise "
+                            "it, or start fewer")
         use_isolated_attention(model)
         if group.device.type == "cpu":
-            use_fused_norms(model)
             keep_freed_memory()
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.compile:
+            compile_layers(model)
+        elif group.device.type == "cpu":
+            use_fused_norms(model)
+        use_recomputation(model, settings.gradient_checkpointing)
         num_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        plan = make_plan(model, settings, blocks, sequence_length, num_trainable)
+        plan = make_plan(model, settings, blocks, sequence_length, num_trainable,
+                         None if foreseen.footprint is None else foreseen.footprint.training)
         meter = Meter(plan.flop / plan.tokens, group.device, getattr(torch, settings.compute_dtype), group.size)
         log.info("%s: %s, %s%s", settings.kind, plan, meter.forecast(plan.flop), f"; {group.size} processes" * (group.size > 1))
-        weights = _make_weights(model, settings, plan, group)
-        training = Training(model, weights, blocks, heldout, settings, plan, meter, work, group)
+        weights = _make_weights(model, stored, settings, foreseen.in_parts, group)
+        weights.check()
+        training = Training(model, weights, blocks, heldout, settings, plan, meter, work, group, validation)
         if group.leads:
             training.check_space()
         training.run()
-        training.weights.finish()
+        trained_whole = num_trainable == sum(parameter.numel() for parameter in model.parameters())
+        training.weights.finish(getattr(torch, settings.output_dtype) if trained_whole else torch.float32)
     if not group.leads:
         raise Dismissed
     _take_notes(work, training)
     return training
 
 
-def _make_weights(model: PreTrainedModel, settings: TrainingSettings, plan: Plan, group: Group) -> Weights:
-    """Check the model, and take its weights whole into each process or in parts, as the settings say or the plan needs."""
+def _make_weights(model: PreTrainedModel, stored: StoredWeights | None, settings: TrainingSettings, in_parts: bool,
+                  group: Group) -> Weights:
+    """Take the model's weights whole into each process, or in parts."""
     dtype = getattr(torch, settings.compute_dtype)
-    divisible = all(parameter.is_floating_point() for parameter in model.parameters())  # quantised weights are not
-    too_large = settings.parallel == "auto" and divisible and not _fits(plan, group.device)
-    if group.size > 1 and (settings.parallel == "fsdp" or too_large):
-        if not all(parameter.is_floating_point() for parameter in model.parameters()):
-            raise UserError(f"{settings.kind}: a quantised model cannot be held in parts; set parallel to data")
-        check_model(model, model.device)
-        return ShardedWeights(model, dtype, settings.weight_decay, group)
-    for parameter in model.parameters():  # before they go to the GPU: a frozen 7B is 29 GB in float32, 14.5 in bfloat16
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    model.to(group.device)
-    weights = MasterWeights(model, dtype, settings.weight_decay, group)
-    check_model(model, group.device)
-    return weights
-
-
-def _fits(plan: Plan, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return True
-    return plan.memory_bytes <= _SPARE * int(torch.cuda.get_device_properties(device).total_memory)
+    if in_parts:
+        shards = num_shards(settings.parallel, settings.shard_processes, group)
+        return ShardedWeights(model, stored, dtype, settings.weight_decay, group, shards)
+    return MasterWeights(model, stored, dtype, settings.weight_decay, group, settings.optimizer)
 
 
 def _take_notes(work: Workspace, training: Training) -> None:
@@ -98,3 +96,5 @@ def _take_notes(work: Workspace, training: Training) -> None:
     if heldout := metrics.heldout():
         for name in ("heldout_loss", "heldout_bits_per_byte"):
             work.facts |= {f"{name}_before": heldout[0][name], f"{name}_after": heldout[-1][name]}
+    if training.validation is not None:
+        work.facts["validation"] = training.validation.facts(metrics.rows, training.exported)

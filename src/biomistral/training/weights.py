@@ -1,6 +1,6 @@
 """float32 master weights and their AdamW, behind a model that computes in another precision."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import PreTrainedModel
 
-from biomistral.training.batch import MicroBatch, batch_loss
+from biomistral.models.skeleton import homes
+from biomistral.models.stored import StoredWeights, read_whole
+from biomistral.training.batch import MicroBatch, batch_loss, check_model
+from biomistral.training.buckets import Buckets
+from biomistral.training.optimizer import make_optimizer, prepare_moments, state_of
 from biomistral.training.parallel import Group
-
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Weights(Protocol):
@@ -23,87 +23,110 @@ class Weights(Protocol):
     """
 
     kind: str
+    in_parts: bool
     masters: dict[str, Tensor]
 
     @property
     def num_trainable(self) -> int: ...
 
+    @property
+    def num_held(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def run(self, compute: Callable[[], Any]) -> Any: ...
+
     def loss(self, batch: MicroBatch, num_predicted: int) -> Tensor: ...
 
-    def add_up_gradients(self) -> None: ...
+    def backward(self, loss: Tensor, last: bool) -> None: ...
 
     def gradient_norm(self, clip_norm: float) -> float: ...
 
     def update(self, learning_rate: float) -> None: ...
 
-    def state(self) -> Iterator[tuple[str, Tensor]]: ...
+    def state(self) -> dict[str, Tensor]: ...
 
-    def tensor_to_restore(self, name: str) -> Tensor: ...
+    def room_for_state(self, step: int) -> dict[str, Tensor]: ...
 
-    def restore(self, name: str, whole: Tensor, step: int) -> None: ...
+    def restored(self) -> None: ...
 
-    def finish(self) -> None: ...
-
-
-def make_optimizer(weights: Sequence[Tensor], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices alone; its learning rate is set before each step."""
-    matrices, vectors = ([weight for weight in weights if (weight.ndim >= 2) is wide] for wide in (True, False))
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
-
-
-def moments_to_restore(optimizer: torch.optim.AdamW, weight: Tensor, step: int) -> dict[str, Any]:
-    """The optimiser's state of a weight after ``step`` updates, to put its moments in."""
-    state: dict[str, Any] = optimizer.state[weight]
-    state["step"] = torch.tensor(float(step), device=weight.device if weight.is_cuda else None)
-    return state
+    def finish(self, dtype: torch.dtype) -> None: ...
 
 
 class MasterWeights:
     """Masters of a model's trainable parameters; the model itself holds copies in ``compute_dtype``.
+
+    Parameters that are still on disk are read one after the other, straight into what is kept of them: a frozen one never
+    takes more than ``compute_dtype``, a trained one its master and its copy.
 
     Gradients arrive in the compute dtype, are added up in float32 over the micro-batches of a step, and are freed as soon
     as they have been added, so only one parameter's gradient exists twice. bf16 alone would lose most AdamW steps: at
     lr 2e-5 they are below half of a bf16 unit in the last place of a typical weight.
     """
 
-    kind = "data"
+    kind, in_parts = "data", False
 
-    def __init__(self, model: PreTrainedModel, compute_dtype: torch.dtype, weight_decay: float, group: Group) -> None:
+    def __init__(self, model: PreTrainedModel, stored: StoredWeights | None, compute_dtype: torch.dtype, weight_decay: float,
+                 group: Group, optimizer: str = "adamw") -> None:
         self._model, self._group = model, group
         self.copies: dict[str, Parameter] = {}
         self.masters: dict[str, Tensor] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self.copies[name] = parameter
-                self.masters[name] = parameter.detach().float()  # float32 compute: master and copy share their memory
-            if parameter.is_floating_point():  # what is quantised stays as it is
-                parameter.data = parameter.data.to(compute_dtype)
-        self._buffers = {name: torch.empty_like(master) for name, master in self.masters.items()}
-        for name, parameter in self.copies.items():
-            parameter.register_post_accumulate_grad_hook(lambda copy, name=name: self._collect(name, copy))
-        self._optimizer = make_optimizer(list(self.masters.values()), weight_decay)
+        self._take_up(stored, compute_dtype)
+        model.to(group.device)  # buffers, and what is quantised
+        self._gradients = Buckets(self.masters, group)
+        for name, copy in self.copies.items():
+            copy.register_post_accumulate_grad_hook(lambda copy, name=name: self._collect(name, copy))
+        self._optimizer = make_optimizer(list(self.masters.values()), weight_decay, optimizer)
+
+    def _take_up(self, stored: StoredWeights | None, compute_dtype: torch.dtype) -> None:
+        """Give every parameter its values on the device: trained ones a master too (in float32 the two share their memory)."""
+        places = homes(self._model)
+        for name in [name for name, _ in self._model.named_parameters()]:
+            old = self._model.get_parameter(name)
+            here = places.pop(old)
+            value = read_whole(stored, name, old)
+            if not value.is_floating_point():  # what is quantised stays as it is
+                continue
+            kind = torch.float32 if old.requires_grad else compute_dtype
+            value = value.to(self._group.device, kind, copy=old.is_meta)  # what is read may be a view of the file
+            new = Parameter(value.to(compute_dtype), requires_grad=old.requires_grad)
+            if old.requires_grad:
+                self.masters[name], self.copies[name] = value, new
+            for module, attribute in here:
+                setattr(module, attribute, new)
 
     def _collect(self, name: str, copy: Tensor) -> None:
-        master, gradient = self.masters[name], copy.grad
-        assert gradient is not None
-        if master.grad is None:
-            master.grad = self._buffers[name].copy_(gradient)
-        else:
-            master.grad.add_(gradient)
+        assert copy.grad is not None
+        self._gradients.add(name, copy.grad)
         copy.grad = None
 
     @property
     def num_trainable(self) -> int:
         return sum(master.numel() for master in self.masters.values())
 
+    @property
+    def num_held(self) -> int:
+        """Trainable weights whose state this process holds: all."""
+        return self.num_trainable
+
+    def check(self) -> None:
+        """As `check_model`."""
+        check_model(self._model, self._group.device)
+
+    def run(self, compute: Callable[[], Any]) -> Any:
+        """Call what computes something else with the model."""
+        return compute()
+
     def loss(self, batch: MicroBatch, num_predicted: int) -> Tensor:
         """As `batch_loss`."""
         return batch_loss(self._model, batch, num_predicted)
 
-    def add_up_gradients(self) -> None:
-        """Add up the gradients of all processes."""
-        self._group.add_up([master.grad for master in self.masters.values()])
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add a micro-batch's gradient to the step's; with the ``last`` one also over all processes."""
+        self._gradients.begin(last)
+        loss.backward()
+        if last:
+            self._gradients.finish()
 
     def gradient_norm(self, clip_norm: float) -> float:
         """Norm of the gradient before it is clipped to ``clip_norm``."""
@@ -115,33 +138,22 @@ class MasterWeights:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        for name in self.copies:
-            self._refresh_copy(name)
+        self.restored()
 
-    def _refresh_copy(self, name: str) -> None:
-        copy, master = self.copies[name], self.masters[name]
-        if copy.data_ptr() != master.data_ptr():
-            copy.detach().copy_(master)
+    def state(self) -> dict[str, Tensor]:
+        """As `state_of`."""
+        return state_of(self.masters, self._optimizer)
 
-    def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything a later step depends on, by name: masters and both moments (float32)."""
-        for name, master in self.masters.items():
-            yield f"master.{name}", master
-            for moment in MOMENTS:
-                yield f"{moment}.{name}", self._optimizer.state[master][moment]
+    def room_for_state(self, step: int) -> dict[str, Tensor]:
+        """`state` of after ``step`` updates, to be filled; `restored` is called then."""
+        prepare_moments(self.masters, self._optimizer, step)
+        return self.state()
 
-    def tensor_to_restore(self, name: str) -> Tensor:
-        """An empty tensor for what `state` calls ``name``."""
-        return torch.empty_like(self.masters[name.partition(".")[2]])
+    def restored(self) -> None:
+        """The masters have changed: the model's copies follow."""
+        for name, copy in self.copies.items():
+            if copy.data_ptr() != self.masters[name].data_ptr():
+                copy.detach().copy_(self.masters[name])
 
-    def restore(self, name: str, whole: Tensor, step: int) -> None:
-        """Take up what `state` calls ``name``, as it was after ``step`` updates."""
-        kind, _, of = name.partition(".")
-        if kind == "master":
-            self.masters[of].copy_(whole)
-            self._refresh_copy(of)
-        else:
-            moments_to_restore(self._optimizer, self.masters[of], step)[kind] = whole
-
-    def finish(self) -> None:
+    def finish(self, dtype: torch.dtype) -> None:
         """Nothing: the masters are whole in every process."""

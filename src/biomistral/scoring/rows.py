@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from biomistral.evaluation.engine import Engine, Prefix
-from biomistral.evaluation.plan import Group
-from biomistral.evaluation.scoring import ClozeAnswer, Item, LetterAnswer, decoded, score_cloze, score_letters, softmax
-from biomistral.evaluation.summary import Row
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS, Question
+from biomistral.scoring.engine import Engine, Prefix
+from biomistral.scoring.groups import Group
+from biomistral.scoring.score import ClozeAnswer, Item, LetterAnswer, decoded, score_cloze, score_letters, softmax
+from biomistral.scoring.tally import Row
 
 
 def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[int], tokenizer: PreTrainedTokenizerBase,

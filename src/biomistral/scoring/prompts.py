@@ -12,10 +12,14 @@ import numpy as np
 
 from biomistral.errors import UserError
 from biomistral.records import LETTERS, Question
+from biomistral.scoring.names import Formulation
 from biomistral.seeds import seed
 
 SEPARATOR = " \n "
 LETTERS_INSTRUCTION = "The following are multiple choice questions (with answers) about medical knowledge."
+SHOT_SPLITS = ("dev", "train", "validation")
+"""Where shots come from, the first that has enough."""
+
 MEDCONCEPTSQA_INSTRUCTION = "Answer A,B,C,D according to the answer to this multiple choice question."
 
 
@@ -24,7 +28,7 @@ class Protocol:
     """A named way of asking and scoring. ``drawn``: shots are random sets by the seed, else the first of the dev split."""
 
     name: str
-    formulation: Literal["letters", "medconceptsqa", "cloze"]
+    formulation: Formulation
     shots: int = 0
     drawn: bool = False
     score: Literal["letter", "sum", "mean"] = "letter"
@@ -93,7 +97,7 @@ def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, s
     if protocol.shots == 0:
         return []
     pool: list[Question] = []
-    for split in ("dev", "train", "validation"):
+    for split in SHOT_SPLITS:
         found = [question for question in questions if question.task == task and question.split == split != asked_split]
         found = [question for question in found if question.language == "en"] or found
         if len(pool) < protocol.shots and len(found) > len(pool):

@@ -5,8 +5,9 @@ Rows are padded on the right, so without any mask no real token ever sees paddin
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,15 +105,31 @@ def _aligned(cache: DynamicCache, rows: Tensor, shifts: Tensor) -> DynamicCache:
     return chosen
 
 
-class Engine:
-    """Forward passes of one model; its output head is replaced by an `AnswerHead`."""
+def _directly(compute: Callable[[], Any]) -> Any:
+    return compute()
 
-    def __init__(self, model: PreTrainedModel, max_batch_tokens: int = 0) -> None:
-        self.model = model
+
+class Engine:
+    """Forward passes of one model; its output head is replaced by an `AnswerHead`, until `give_back`.
+
+    ``run`` calls the function that computes a forward pass: a model whose weights are in parts has to gather some around it.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_batch_tokens: int = 0,
+                 run: Callable[[Callable[[], Any]], Any] = _directly) -> None:
+        self.model, self._run = model, run
         self.device = model.device
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS.get(self.device.type, 1024)
         self.head = AnswerHead(model.get_output_embeddings())
         model.set_output_embeddings(self.head)
+
+    def give_back(self) -> None:
+        """Give the model its own output head again; the engine is then of no more use."""
+        self.model.set_output_embeddings(self.head.head)
+
+    def idle(self) -> None:
+        """A forward pass that nothing is read of, for a process that must compute as often as others do."""
+        self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device), DynamicCache(), [0], [0])
 
     def shared_length(self, rows: Rows) -> int:
         """Tokens to cut off and share: the longest common prefix of the tokenised prompts that leaves each a token."""
@@ -171,8 +188,8 @@ class Engine:
         """Logits at the places read, shape ``(reads, vocabulary)``; the cache grows by the inputs."""
         self.head.read = (torch.tensor(list(rows), device=self.device), torch.tensor(list(positions_read), device=self.device))
         self.head.exact = exact
-        with torch.inference_mode():
-            output = self.model(input_ids=inputs, attention_mask=mask, position_ids=positions, past_key_values=cache,
-                                use_cache=True)
+        with torch.no_grad():  # not inference_mode: weights that are gathered meanwhile may later be trained
+            output = self._run(lambda: self.model(input_ids=inputs, attention_mask=mask, position_ids=positions,
+                                                  past_key_values=cache, use_cache=True))
         logits: Tensor = output.logits[0]
         return logits

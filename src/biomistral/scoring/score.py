@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
-from biomistral.evaluation.engine import Engine, Prefix, batches
+from biomistral.scoring.engine import Engine, Prefix, batches
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,10 @@ def score_cloze(engine: Engine, prefix: Prefix, items: Sequence[Item]) -> list[C
     refuse_damaged(logits.logsumexp(dim=1), items)
     first = logits.log_softmax(dim=1)
     sums = [[float(first[index, option[0]]) for option in item.options] for index, item in enumerate(items)]
-    longer = [(index, place) for index, item in enumerate(items) for place, option in enumerate(item.options) if len(option) > 1]
-    options = [items[index].options[place] for index, place in longer]
-    # half a batch at a time: logits are read at every token here, and those of 1,024 tokens would take 100 to 300 MB
-    for batch in batches([len(option) - 1 for option in options], engine.max_batch_tokens // 2):
-        logprobs = engine.continuation_logprobs(prefix, cache, [len(stem) for stem in stems],
-                                                [longer[row][0] for row in batch], [options[row] for row in batch])
-        for row, values in zip(batch, logprobs, strict=True):
-            index, place = longer[row]
+    for batch in _continuations(items, engine.max_batch_tokens):
+        logprobs = engine.continuation_logprobs(prefix, cache, [len(stem) for stem in stems], [index for index, _ in batch],
+                                                [items[index].options[place] for index, place in batch])
+        for (index, place), values in zip(batch, logprobs, strict=True):
             sums[index][place] += float(values.double().sum())
     for item, own in zip(items, sums, strict=True):
         if not all(map(math.isfinite, own)):
@@ -122,6 +118,21 @@ def score_cloze(engine: Engine, prefix: Prefix, items: Sequence[Item]) -> list[C
     seconds = (time.perf_counter() - started) / len(items)
     return [ClozeAnswer(own, [len(option) for option in item.options], seconds)
             for own, item in zip(sums, items, strict=True)]
+
+
+def _continuations(items: Sequence[Item], max_batch_tokens: int) -> list[list[tuple[int, int]]]:
+    """Options that take a forward pass of their own, (item, option), by batch: those of one token are read off the stem.
+
+    Half a batch at a time: logits are read at every token here, and those of 1,024 tokens would take 100 to 300 MB.
+    """
+    longer = [(index, place) for index, item in enumerate(items) for place, option in enumerate(item.options) if len(option) > 1]
+    costs = [len(items[index].options[place]) - 1 for index, place in longer]
+    return [[longer[row] for row in batch] for batch in batches(costs, max_batch_tokens // 2)]
+
+
+def num_forwards(items: Sequence[Item], max_batch_tokens: int) -> int:
+    """How many forward passes it takes to score a batch, its prefix not counted."""
+    return 1 + len(_continuations(items, max_batch_tokens))
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
