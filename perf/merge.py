@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -78,8 +79,9 @@ def tensors_of(shape: dict[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "lm_head.weight", (shape["vocab_size"], hidden)
 
 
-def make_checkpoint(folder: Path, shape: dict[str, int], number: int) -> None:
-    """Random weights; number 0 is the base, the others lie at a tenth of its size around it."""
+def make_checkpoint(folder: Path, shape: dict[str, int], number: int, holes: bool = False) -> None:
+    """Random weights; number 0 is the base, the others lie at a tenth of its size around it. ``holes``: zeros that take no
+    room on the disk, enough to measure memory."""
     if (folder / "made").is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -96,14 +98,14 @@ def make_checkpoint(folder: Path, shape: dict[str, int], number: int) -> None:
     names = ["model.safetensors"] if len(shards) == 1 else [
         f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        _write_shard(folder / name, shard, number)
+        _write_shard(folder / name, shard, number, holes)
     if len(names) > 1:
         places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (folder / "made").touch()
 
 
-def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], number: int) -> None:
+def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], number: int, holes: bool) -> None:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, size in shard.items():
@@ -112,6 +114,9 @@ def _write_shard(path: Path, shard: dict[str, tuple[int, ...]], number: int) -> 
     header += b" " * (-len(header) % 8)
     with path.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
+        if holes:
+            stream.truncate(8 + len(header) + end)
+            return
         for index, (_, size) in enumerate(shard.items()):
             base, other = (torch.Generator().manual_seed(1000 * source + index) for source in (0, number))
             left = math.prod(size)
@@ -133,12 +138,25 @@ def measured(command: list[Any], log: Path, **environment: str) -> dict[str, flo
     with log.open("wb") as stream:
         process = subprocess.Popen([str(word) for word in command], stdout=stream, stderr=subprocess.STDOUT,
                                    env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment})
-        _, status, usage = os.wait4(process.pid, 0)
+        peak, pid = 0, 0
+        while not pid:  # ru_maxrss would count this process too: a child begins as its copy
+            peak = max(peak, resident_peak(process.pid))
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            time.sleep(0.02)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{log.read_text()[-3000:]}")
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "user_s": usage.ru_utime, "system_s": usage.ru_stime,
-            "wall_s": time.perf_counter() - started, "peak_mb": usage.ru_maxrss / 1024}
+            "wall_s": time.perf_counter() - started, "peak_mb": peak / 1024}
+
+
+def resident_peak(pid: int) -> int:
+    """Most kilobytes a running process has held so far; 0 once it has ended."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 class Bench:
@@ -243,6 +261,7 @@ def against_peer(bench: Bench, methods: list[str], repeats: int) -> dict[str, An
               f"{ours['peak_mb']:4.0f} MB   {row['cpu_ratio']:5.1f}x ({row['cpu_ratio_without_sha256']:.1f}x without SHA-256; "
               f"target {TARGETS[method]}x), memory 1/{row['memory_ratio']:.1f}"
               + (f", {row['results']['equal']:.4%} equal" if "results" in row else ""), flush=True)
+        keep("against_mergekit", bench, found)
     return found
 
 
@@ -297,23 +316,30 @@ def cold(bench: Bench, methods: list[str], repeats: int) -> dict[str, Any]:
 
 
 def seven_b(bench: Bench) -> dict[str, Any]:
-    """Peak memory on a pair of Mistral 7B's shape."""
-    needed, free = 2 * 2 * bench.parameters, shutil.disk_usage(bench.work).free
-    if free < 1.1 * needed and not (bench.work / "A" / "made").is_file():
-        raise SystemExit(f"{bench.work}: needs {1.1 * needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free; choose another --work")
-    bench.make("A")
-    twin = free < 1.1 * 3 * 2 * bench.parameters
-    if twin and not (bench.work / "B").is_dir():  # one disk cannot hold three: B is A's files under another name
-        shutil.copytree(bench.work / "A", bench.work / "B", copy_function=os.link)
-    bench.make("AB")
-    found: dict[str, Any] = {"second_is_the_first_linked": twin}
+    """Peak memory on a pair of Mistral 7B's shape; where three of them do not fit on the disk, the pair is made of holes."""
+    free = shutil.disk_usage(bench.work).free
+    holes = free < 1.2 * 3 * 2 * bench.parameters and not (bench.work / "B" / "made").is_file()
+    if free < 1.2 * 2 * bench.parameters:
+        raise SystemExit(f"{bench.work}: {free / 1e9:.0f} GB are free, not enough even for the result; choose another --work")
+    for number, name in enumerate("AB"):
+        make_checkpoint(bench.work / name, bench.shape, number, holes)
+    found: dict[str, Any] = {"inputs_are_holes": holes}
     for method in ("slerp", "ties"):
         text = FILES[method].replace("  - {model: C, parameters: {weight: 0.3, density: 0.4}}\n", "")
         FILES[method] = text
         found[method] = bench.ours(method)
+        shutil.rmtree(bench.work / "ours")
         print(f"{method:16} two of {bench.parameters / 1e9:.2f} B: {found[method]['cpu_s']:.0f} CPU s, "
               f"{found[method]['wall_s']:.0f} s, peak {found[method]['peak_mb']:.0f} MB", flush=True)
     return found
+
+
+def keep(kind: str, bench: Bench, found: dict[str, Any]) -> None:
+    """Add to the results file; what it has of other methods stays."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    kept[kind] = kept.get(kind, {}) | found | {"parameters": bench.parameters, "peer": PEER, "torch": torch.__version__,
+                                               "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared"}
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def main() -> None:
@@ -337,10 +363,7 @@ def main() -> None:
         else:
             bench.peer = peer_python(arguments.peer)
             kind, found = "against_mergekit", against_peer(bench, arguments.methods, arguments.repeats)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    kept[kind] = {**found, "parameters": bench.parameters, "peer": PEER, "torch": torch.__version__,
-                  "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared"}
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        keep(kind, bench, found)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from biomistral.merging.alignment import runs_of
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.settings import MergeSettings
 from biomistral.merging.stream import stream
+from biomistral.merging.tokenizer import TEMPLATES
 from biomistral.merging.vocabulary import Donors
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.run import execute
@@ -219,3 +220,19 @@ def test_a_named_template(tmp_path: Path, models: dict[str, Path]) -> None:
     (tmp_path / "odd").mkdir()
     with pytest.raises(UserError, match=r"merge.yaml:5: chat_template 'chatlm' is no template; .* or one of chatml, llama3"):
         merged(tmp_path / "odd", LINEAR + "chat_template: chatlm\ntokenizer_source: union\n", models)
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("chatml", "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nFever?<|im_end|>\n"
+               "<|im_start|>assistant\nYes.<|im_end|>\n<|im_start|>assistant\n"),
+    ("llama3", "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+               "Fever?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nYes.<|eot_id|>"
+               "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+    ("mistral", "<s>[INST] Be brief. [/INST][INST] Fever? [/INST] Yes.</s>"),
+    ("alpaca", "Be brief.\n\n### Instruction:\nFever?\n\n### Response:\nYes.\n\n### Response:\n"),
+])
+def test_templates_by_name(models: dict[str, Path], name: str, said: str) -> None:
+    turns = [{"role": role, "content": text} for role, text in
+             (("system", "Be brief."), ("user", "Fever?"), ("assistant", "Yes."))]
+    assert load_tokenizer(models["A"]).apply_chat_template(turns, chat_template=TEMPLATES[name], tokenize=False,
+                                                           add_generation_prompt=True) == said

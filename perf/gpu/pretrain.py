@@ -1,7 +1,8 @@
 """Training at the shape of Mistral 7B on one GPU: tokens/s, share of the peak, memory; every weight, LoRA and QLoRA.
 
     python perf/gpu/pretrain.py                                  one H200: results/gpu_pretrain.json
-    python perf/gpu/pretrain.py --methods lora,qlora --set gradient_checkpointing=true --set micro_batch_tokens=2048
+    python perf/gpu/pretrain.py --methods lora,qlora --set gradient_checkpointing=full --set micro_batch_tokens=2048
+    python perf/gpu/pretrain.py --methods full --document 300 --attention loop      one call a document instead of one a row
     python perf/gpu/pretrain.py --tiny                           the same on a CPU in seconds, to see that it works
 
 Weights are random and made on the device, tokens are random; the loop, its weights and its loss are the package's own. The
@@ -28,8 +29,11 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from biomistral.artifact import Workspace
 from biomistral.recipe import Input, Machine
+from biomistral.training import attention
 from biomistral.training.attention import use_isolated_attention
 from biomistral.training.batch import Block, check_model
+from biomistral.training.compiled import compile_layers
+from biomistral.training.footprint import footprint, skeleton
 from biomistral.training.loop import Training
 from biomistral.training.lora import add_adapter
 from biomistral.training.meter import Meter
@@ -37,7 +41,7 @@ from biomistral.training.parallel import joined, own_device
 from biomistral.training.plan import make_plan
 from biomistral.training.quantized import check_bitsandbytes, quantise
 from biomistral.training.recompute import use_recomputation
-from biomistral.training.settings import LoraSettings, PretrainSettings, QloraSettings
+from biomistral.training.settings import FinetuneSettings, LoraSettings, QloraSettings
 from biomistral.training.weights import MasterWeights
 
 RESULTS = Path(__file__).parent.parent / "results" / "gpu_pretrain.json"
@@ -80,7 +84,7 @@ def make_model(shape: dict[str, Any], method: str, device: torch.device) -> Mist
         model = MistralForCausalLM._from_config(MistralConfig(**shape), dtype=torch.bfloat16)
     if method == "qlora":
         check_bitsandbytes()
-        quantise(model, QloraSettings(), torch.bfloat16, device)
+        quantise(model, None, QloraSettings(), torch.bfloat16, device)
     if method != "full":
         add_adapter(model, LoraSettings(), 0, "random")
     return model
@@ -95,31 +99,43 @@ def flop_per_token(shape: dict[str, Any], method: str, length: int) -> float:
     return float((6 if method == "full" else 4) * matrices + 6 * layers * hidden * length)
 
 
-def measure(method: str, shape: dict[str, Any], settings: PretrainSettings, length: int, document: int) -> dict[str, Any]:
+def planned_bytes(shape: dict[str, Any], settings: FinetuneSettings, length: int, device: torch.device) -> int:
+    """What the package foresees from the configuration alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        MistralConfig(**shape, architectures=["MistralForCausalLM"]).save_pretrained(folder)
+        adapter = None if settings.method == "full" else settings.lora
+        return footprint(skeleton(Path(folder), settings), settings, adapter, length, device.type).training
+
+
+def measure(shape: dict[str, Any], settings: FinetuneSettings, length: int, document: int) -> dict[str, Any]:
     """Train a few steps; the median of what the log says of them after the first two."""
     with joined(own_device("auto")) as group, tempfile.TemporaryDirectory() as folder:
         if group.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(group.device)
-        model = make_model(shape, method, group.device)
+        model = make_model(shape, settings.method, group.device)
         use_isolated_attention(model)
+        if settings.compile:
+            compile_layers(model)
         use_recomputation(model, settings.gradient_checkpointing)
-        weights = MasterWeights(model, None, torch.bfloat16, settings.weight_decay, group)
+        weights = MasterWeights(model, None, torch.bfloat16, settings.weight_decay, group, settings.optimizer)
         check_model(model, group.device)
         assert settings.max_steps is not None
         blocks = RandomBlocks(settings.max_steps * settings.batch_sequences, length, shape["vocab_size"], document)
-        plan = make_plan(model, settings, blocks, length, weights.num_trainable)
-        meter = Meter(flop_per_token(shape, method, document), group.device, torch.bfloat16)
+        plan = make_plan(model, settings, blocks, length, weights.num_trainable,
+                         planned_bytes(shape, settings, length, group.device))
+        meter = Meter(flop_per_token(shape, settings.method, document), group.device, torch.bfloat16)
         work = Workspace(Path(folder), settings, Machine(), "", {})
         training = Training(model, weights, blocks, None, settings, plan, meter, work, group)
         training.run()
         rows = training.metrics.rows[WARM_UP_STEPS:]
-    return {"method": method, "trainable_parameters": weights.num_trainable, "micro_batch_tokens": settings.micro_batch_tokens,
-            "gradient_checkpointing": settings.gradient_checkpointing, "document_tokens": document,
+    return {"method": settings.method, "trainable_parameters": weights.num_trainable,
+            "micro_batch_tokens": settings.micro_batch_tokens, "gradient_checkpointing": settings.gradient_checkpointing,
+            "compile": settings.compile, "optimizer": settings.optimizer, "document_tokens": document,
             "tokens_per_second": round(statistics.median(row["tokens_per_second"] for row in rows), 1),
             "share_of_peak": round(statistics.median(row["utilisation"] for row in rows), 4) if meter.peak else None,
             "peak_tflops": round(meter.peak / 1e12, 1) if meter.peak else None,
             "peak_memory_gb": round(rows[-1]["peak_memory_bytes"] / 1e9, 2),
-            "planned_memory_gb": round(plan.memory_bytes / 1e9, 2), "losses": [round(row["loss"], 3) for row in rows]}
+            "planned_memory_gb": round((plan.memory_bytes or 0) / 1e9, 2), "losses": [round(row["loss"], 3) for row in rows]}
 
 
 def machine() -> str:
@@ -134,6 +150,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a model of 0.1 M parameters, nothing written")
     parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
     parser.add_argument("--document", type=int, default=0, help="tokens a document; 0: one document a sequence")
+    parser.add_argument("--attention", choices=("row", "loop"), default="row", help="one call a row, or one a document")
+    parser.add_argument("--name", default="", help="results go to gpu_pretrain_NAME.json")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting")
     options = parser.parse_args()
     shape, length = (TINY, 64) if options.tiny else (MISTRAL_7B, options.length)
@@ -141,16 +159,21 @@ def main() -> None:
              "micro_batch_tokens": length if options.tiny else 4 * length,
              "gradient_checkpointing": "none" if options.tiny else "full", "checkpoint_minutes": 1e6}
     given |= {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in options.set)}
-    settings = PretrainSettings(model=Input("random"), corpus=Input("random"), **given)
+    if options.attention == "loop":
+        attention.fits = lambda query, dropout: False
     found = []
     for method in options.methods.split(","):
-        found.append(measure(method, shape, settings, length, options.document or length))
+        settings = FinetuneSettings(model=Input("random"), train=(Input("random"),), method=method, sequence_length=length,
+                                    **given)
+        found.append(measure(shape, settings, length, options.document or length))
         print(json.dumps(found[-1]), flush=True)
         gc.collect()
         torch.cuda.empty_cache()
     if not options.tiny:
-        text = json.dumps({"machine": machine(), "promise": PROMISE, "settings": given, "runs": found}, indent=1)
-        RESULTS.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps({"machine": machine(), "promise": PROMISE, "settings": given, "attention": options.attention,
+                           "runs": found}, indent=1)
+        path = RESULTS.with_stem(f"gpu_pretrain_{options.name}") if options.name else RESULTS
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ corpus_app = typer.Typer(no_args_is_help=True, help="Build and inspect training 
 benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
 merge_app = typer.Typer(cls=_MergeGroup, no_args_is_help=True, help=(
-    "Merge models of one architecture as a mergekit file says: 'biomistral merge FILE --out DIR'; its options: 'merge file --help'."))
+    "Merge models of one architecture as a mergekit file says: 'biomistral merge FILE --out DIR' (its options: 'merge file "
+    "--help')."))
 app.add_typer(model_app, name="model")
 app.add_typer(merge_app, name="merge")
 app.add_typer(benchmark_app, name="benchmark")

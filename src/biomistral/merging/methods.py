@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from biomistral.merging.kernels import block_dots, keep_majority, shared_weights, total
+from biomistral.merging.kernels import block_dots, keep_majority, keep_where, shared_weights, total
 
 _LERP_FROM = 0.9995
 _NORM_FLOOR = 1e-8
@@ -49,11 +49,13 @@ def near_swap(t: float, base: torch.Tensor, other: torch.Tensor) -> torch.Tensor
 def reinforced_agents(tensors: list[torch.Tensor], epsilon: float) -> torch.Tensor:
     """RAM (arXiv 2601.13572): entries that one model alone changed by more than ``epsilon`` as they are, those that several
     changed in the mean; base first."""
-    vectors = torch.stack([tensor - tensors[0] for tensor in tensors[1:]])
-    changed = vectors.abs() > epsilon
-    counts = changed.sum(0)
-    vectors = vectors * changed
-    return tensors[0] + (vectors * (counts == 1) + vectors * (counts > 1) / counts.clamp(min=1)).sum(0)
+    vectors, counts = [tensor - tensors[0] for tensor in tensors[1:]], torch.zeros(tensors[0].shape, dtype=torch.uint8)
+    for vector in vectors:
+        changed = vector.abs() > epsilon
+        keep_where(vector, changed)
+        counts += changed
+    counts.clamp_(min=1)
+    return tensors[0] + total([vector.div_(counts) for vector in vectors])
 
 
 # ---- slerp ----------------------------------------------------------------------------------------------------------

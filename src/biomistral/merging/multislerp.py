@@ -9,6 +9,7 @@ import torch
 
 from biomistral.errors import UserError
 from biomistral.merging.angles import Total
+from biomistral.merging.kernels import total
 from biomistral.merging.planned import PlannedTensor
 
 
@@ -23,43 +24,44 @@ class MultiSlerp:
         sources, shared = task.inputs[task.based:], task.parameters
         self._count, self._eps = len(sources), float(shared["eps"])
         weights = torch.tensor([float(source.parameters["weight"]) for source in sources], dtype=task.dtype)
-        self._weights = (weights / weights.sum() if shared["normalize_weights"] else weights).unsqueeze(1)
+        self._weights: list[float] = (weights / weights.sum() if shared["normalize_weights"] else weights).tolist()
         self._totals = [[Total() for _ in range(number)] for number in (self._count, 1, self._count, 1)]
         self._linear = False
         if self._count == 1:
             self.passes = 0
 
-    def _vectors(self, tensors: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([tensor - tensors[0] for tensor in tensors[1:]] if self._based else tensors)
+    def _vectors(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [tensor - tensors[0] for tensor in tensors[1:]] if self._based else tensors
 
-    def _values(self, number: int) -> torch.Tensor:
-        return torch.stack([total.value for total in self._totals[number]])
+    def _units(self, vectors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [vector / (norm + self._eps) for vector, norm in zip(vectors, self._norms, strict=True)]
 
-    def _units(self, vectors: torch.Tensor) -> torch.Tensor:
-        return vectors / (self._norms + self._eps)
+    def _weighted(self, vectors: list[torch.Tensor]) -> torch.Tensor:
+        return total([vector * weight for vector, weight in zip(vectors, self._weights, strict=True)])
 
-    def _mean(self, units: torch.Tensor) -> torch.Tensor:
-        return (units * self._weights).sum(0)
-
-    def _step(self, units: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        return ((units - self._dots * mean) * self._weights).sum(0)
+    def _step(self, units: list[torch.Tensor], mean: torch.Tensor) -> torch.Tensor:
+        """From the mean direction, in the plane that touches the sphere there."""
+        return self._weighted([unit - dot * mean for unit, dot in zip(units, self._dots, strict=True)])
 
     def observe(self, number: int, tensors: list[torch.Tensor], start: int) -> None:
         vectors = self._vectors(tensors)
         if number == 0:
-            products = vectors.double().square()
+            products = [vector.double().square() for vector in vectors]
         else:
             units = self._units(vectors)
-            mean = self._mean(units) if number == 1 else self._mean(units) / self._length
-            products = (mean.double().square()[None] if number == 1 else units * mean if number == 2
-                        else self._step(units, mean).double().square()[None])
-        for total, product in zip(self._totals[number], products, strict=True):
-            total.add(product)
+            mean = self._weighted(units)
+            if number > 1:
+                mean = mean / self._length
+            products = ([mean.double().square()] if number == 1 else [unit * mean for unit in units] if number == 2
+                        else [self._step(units, mean).double().square()])
+        for sums, product in zip(self._totals[number], products, strict=True):
+            sums.add(product)
 
     def settle(self, number: int) -> None:
-        values, dtype = self._values(number), self._task.dtype
+        dtype = self._task.dtype
+        values = [sums.value for sums in self._totals[number]]
         if number == 0:
-            self._norms = values.sqrt().to(dtype).unsqueeze(1)
+            self._norms = [value.sqrt().to(dtype) for value in values]
         elif number == 1:
             self._length = values[0].sqrt().to(dtype)
             self._linear = bool(self._length < self._eps)
@@ -67,7 +69,7 @@ class MultiSlerp:
                 raise UserError(f"tensor {self._task.name}: the weighted directions of the models cancel, so that multislerp has "
                                 "no mean to go by; change the weights")
         elif number == 2:
-            self._dots = values.to(dtype).unsqueeze(1)
+            self._dots = [value.to(dtype) for value in values]
         else:
             self._angle = values[0].sqrt().to(dtype) + self._eps
 
@@ -79,9 +81,9 @@ class MultiSlerp:
             merged = vectors[0] * self._weights[0] + vectors[1] * self._weights[1]
         else:
             units = self._units(vectors)
-            mean = self._mean(units) / self._length
+            mean = self._weighted(units) / self._length
             merged = mean * torch.cos(self._angle) + self._step(units, mean) * (torch.sin(self._angle) / self._angle)
-            merged = merged * (self._norms * self._weights).sum()
+            merged = merged * self._weighted(self._norms)
         return merged + tensors[0] if self._based else merged
 
     def facts(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 from biomistral.errors import UserError
 from biomistral.merging.catalogue import METHODS, Method
 from biomistral.merging.checkpoint import Checkpoint
-from biomistral.merging.config import Location, MergeFile, OutputSlice, SliceSource
+from biomistral.merging.config import Location, MergeFile
+from biomistral.merging.schema import OutputSlice, SliceSource
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,11 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
                 return _merge_tensor(tensor, readers.mine(), writer, operator_for(tensor, seed, variants, thresholds), chunk)
 
             progress.advance(len(journal.done))
-            for row in _each(merge, [tensor for tensor in plan.tensors if tensor.name not in journal.done], workers):
-                journal.add(row)
-                progress.advance()
+            left = [tensor for tensor in plan.tensors if tensor.name not in journal.done]
+            with closing(_each(merge, left, workers)) as rows:  # so that no thread is at work when the files are closed
+                for row in rows:
+                    journal.add(row)
+                    progress.advance()
     finally:
         readers.close()
         writer.close()
@@ -100,7 +102,7 @@ def _one_thread_an_operation() -> Iterator[None]:
 
 
 def _each(merge: Callable[[PlannedTensor], dict[str, Any]], tensors: list[PlannedTensor], workers: int
-          ) -> Iterator[dict[str, Any]]:
+          ) -> Generator[dict[str, Any]]:
     """Rows of the tensors as they get finished; what has not begun when one fails, or on Ctrl-C, is not begun."""
     workers = min(num_workers(workers), len(tensors))
     if workers <= 1:

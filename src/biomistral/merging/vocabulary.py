@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Tokenizer
 
 from biomistral.errors import UserError
 from biomistral.merging.checkpoint import Checkpoint
-from biomistral.merging.config import MergeFile, ModelToken, TokenizerSettings, TokenSettings, ZeroToken
+from biomistral.merging.config import MergeFile
+from biomistral.merging.schema import ModelToken, TokenizerSettings, TokenSettings, ZeroToken
 
 NAMES = ("embed_tokens.weight", "tok_embeddings.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight",
          "embed_out.weight", "lm_head.weight", "lm_head.bias", "output.weight", "output_layer.weight")

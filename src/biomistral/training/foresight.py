@@ -17,7 +17,9 @@ from biomistral.training.footprint import Footprint, UnforeseeableError, footpri
 from biomistral.training.parallel import own_device
 from biomistral.training.settings import LoraSettings, TrainingSettings
 
-_SPARE = 0.9  # of a GPU's memory, or of what the host has free: the estimate's own error, and what others take meanwhile
+_SPARE = {"cuda": 0.95, "cpu": 0.9}
+"""Of what is free, how much may be taken: the rest is the estimate's own error, and on a host what others take meanwhile."""
+
 
 
 _ADVICE = 3  # changes of the settings that a refusal names
@@ -50,7 +52,7 @@ def _fits_whole(found: Footprint, device: torch.device) -> bool:
     """Whether each GPU has memory for the whole of the weights, however much others now take: all processes must agree."""
     if device.type != "cuda":
         return True
-    return found.training <= _SPARE * int(torch.cuda.get_device_properties(device).total_memory)
+    return found.training <= _SPARE["cuda"] * int(torch.cuda.get_device_properties(device).total_memory)
 
 
 def _changes(settings: TrainingSettings, sequence_length: int) -> list[dict[str, Any]]:
@@ -81,7 +83,7 @@ def _advice(work: Workspace, model: PreTrainedModel, shape: LoraSettings | None,
         need = footprint(model, settings, adapter, sequence_length, device, ranks.world(), shards).needed_on(device, device)
         words = ", ".join(f"{name}: {value}" for name, value in change.items()) + f" needs {need / 1e9:.1f} GB"
         if not fitting or need < _WORTH * fitting[-1][0]:
-            (fitting if need <= _SPARE * room else others).append((need, words))
+            (fitting if need <= _SPARE[device] * room else others).append((need, words))
         if len(fitting) == _ADVICE:
             break
     return "; ".join(words for _, words in fitting or sorted(others)[:1]) or "take a machine with more"
@@ -109,10 +111,10 @@ def foresee(work: Workspace, folder: Path, sequence_length: int, shape: LoraSett
         return Foreseen(None, shards > 1)
     for where in {device.type: device, "cpu": torch.device("cpu")}.values():
         room, need = _room(where), found.needed_on(where.type, device.type)
-        if need > _SPARE * room and not work.machine.ignore_memory:
+        if need > _SPARE[where.type] * room and not work.machine.ignore_memory:
             advice = _advice(work, model, shape, sequence_length, device.type, room, shards) if where == device else (
                 "take a machine with more")
             raise UserError(f"{folder}: {settings.kind} needs about {need / 1e9:.1f} GB in each process, {where} has "
-                            f"{room / 1e9:.1f} GB free, of which {_SPARE:.0%} may be taken; {advice}; or try it with "
+                            f"{room / 1e9:.1f} GB free, of which {_SPARE[where.type]:.0%} may be taken; {advice}; or try it with "
                             "--ignore-memory")
     return Foreseen(found, shards > 1)
