@@ -21,8 +21,8 @@ from biomistral.models.settings import ModelSettings
 from biomistral.recipe import Input
 from biomistral.records import LETTERS, Question, write_questions
 from biomistral.run import execute
-from biomistral.training.sources import Examples
-from biomistral.training.supervised import SupervisedBlocks
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.supervised import SupervisedBlocks
 
 RESULTS = Path(__file__).parent / "results" / "examples.json"
 WORDS = ["patient", "presents", "with", "acute", "chronic", "pain", "fever", "diabetes", "mellitus", "renal", "failure",

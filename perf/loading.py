@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from biomistral.models.load import load_model
 from biomistral.models.skeleton import weightless
 from biomistral.models.stored import StoredWeights, open_model
-from biomistral.training.lora import add_adapter
 from biomistral.training.parallel import Group, joined
-from biomistral.training.quantized import quantise
 from biomistral.training.settings import LoraSettings, QloraSettings
-from biomistral.training.sharded import ShardedWeights
-from biomistral.training.weights import MasterWeights
+from biomistral.training.weights.lora import add_adapter
+from biomistral.training.weights.masters import MasterWeights
+from biomistral.training.weights.quantized import quantise
+from biomistral.training.weights.sharded import ShardedWeights
 from forked import together
 
 CASES = {"full": 1, "lora": 1, "qlora": 1, "full in two parts": 2, "lora in two parts": 2}

@@ -64,7 +64,7 @@ def child(folder: Path, length: int, changes: dict[str, Any]) -> None:
     from biomistral.memory import keep_freed_memory
     from biomistral.recipe import Input, Machine
     from biomistral.run import execute
-    from biomistral.training import foresight
+    from biomistral.training.foresight import memory as foresight
     from biomistral.training.settings import FinetuneSettings
 
     keep_freed_memory()

@@ -67,11 +67,11 @@ def our_step() -> Callable[[], float]:
     import torch
 
     from biomistral.memory import keep_freed_memory
-    from biomistral.training.attention import use_isolated_attention
-    from biomistral.training.batch import Block, collate
-    from biomistral.training.fused import use_fused_norms
+    from biomistral.training.compute.attention import use_isolated_attention
+    from biomistral.training.compute.fused import use_fused_norms
+    from biomistral.training.data.batch import Block, collate
     from biomistral.training.parallel import Group
-    from biomistral.training.weights import MasterWeights
+    from biomistral.training.weights.masters import MasterWeights
 
     keep_freed_memory()
     model, device = make_model(), torch.device("cpu")

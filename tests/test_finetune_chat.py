@@ -16,11 +16,11 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Input
 from biomistral.run import execute
-from biomistral.training.batch import IGNORE
-from biomistral.training.examples import read_examples
+from biomistral.training.data.batch import IGNORE
+from biomistral.training.data.jsonl import read_examples
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.supervised import SupervisedBlocks
 from biomistral.training.settings import FinetuneSettings
-from biomistral.training.sources import Examples
-from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 
 TEMPLATE = ("{% for m in messages %}<s>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}</s>"

@@ -18,11 +18,11 @@ from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Input, Machine, parse
 from biomistral.records import Question, question_row, write_questions
 from biomistral.run import execute
-from biomistral.training.batch import IGNORE
-from biomistral.training.questions import Choice, as_example, fingerprint
+from biomistral.training.data.batch import IGNORE
+from biomistral.training.data.questions import Choice, as_example, fingerprint
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.supervised import SupervisedBlocks
 from biomistral.training.settings import FinetuneSettings
-from biomistral.training.sources import Examples
-from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 from tiny_questions import make_questions, question
 from training_inputs import make_examples

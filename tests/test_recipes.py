@@ -11,7 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM, SmolLM3Config, SmolL
 from biomistral import run
 from biomistral.assets import locate
 from biomistral.recipe import load_recipe
-from biomistral.training.footprint import footprint, skeleton
+from biomistral.training.foresight.footprint import footprint, skeleton
 from biomistral.training.settings import FinetuneSettings, PretrainSettings
 
 ROOT = Path(__file__).parent.parent

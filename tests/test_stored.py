@@ -14,8 +14,8 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model
 from biomistral.models.skeleton import homes, weightless
 from biomistral.models.stored import open_model, read_whole
-from biomistral.training.lora import add_adapter
 from biomistral.training.settings import LoraSettings
+from biomistral.training.weights.lora import add_adapter
 from tiny import make_model
 
 UP = "model.layers.1.mlp.up_proj.weight"

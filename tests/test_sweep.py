@@ -85,10 +85,13 @@ def test_a_sweep_merges_evaluates_and_goes_on(place: Path, tmp_path: Path, capsy
     assert results["model"]["key"] == made.key
     assert results["protocols"]["cloze-mean"]["average"] == rows[one.name]["scores"]["codes"]
     assert json.loads((out / "sweep.json").read_text())["rows"] == list(rows.values())
+    again = ("--vary", "method=ties,dare_ties", "--vary", "weight=0.25", "--json")
     shutil.rmtree(one / "model")  # a merge whose row is there is not made again
-    assert json.loads(call(capsys, place, out, "--vary", "method=ties,dare_ties", "--vary", "weight=0.25", "--json")[1]) == list(
-        rows.values())
+    assert json.loads(call(capsys, place, out, *again)[1]) == list(rows.values())
     assert not (one / "model").exists()
+    assert json.loads(call(capsys, place, out, *again, "--keep", "front")[1]) == list(rows.values())
+    other = rows["method=dare_ties-weight=0.25"]
+    assert (out / other["name"] / "model").exists() == other["front"]
 
 
 def test_an_unsound_point_is_refused_before_any_merge(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

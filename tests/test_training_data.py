@@ -15,14 +15,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
-from biomistral.training.attention import isolated_attention, use_isolated_attention
-from biomistral.training.batch import IGNORE, Block, check_model, collate, final_hidden
-from biomistral.training.examples import read_examples
+from biomistral.training.compute.attention import isolated_attention, use_isolated_attention
+from biomistral.training.compute.segments import Segments
+from biomistral.training.data.batch import IGNORE, Block, check_model, collate, final_hidden
+from biomistral.training.data.jsonl import read_examples
+from biomistral.training.data.packed import PackedCorpus
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.supervised import SupervisedBlocks
 from biomistral.training.guard import check_corpus, check_model_folder
-from biomistral.training.packed import PackedCorpus
-from biomistral.training.segments import Segments
-from biomistral.training.sources import Examples
-from biomistral.training.supervised import SupervisedBlocks
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
 

@@ -12,10 +12,10 @@ import torch
 
 from biomistral.errors import UserError
 from biomistral.run import execute
-from biomistral.training.checkpoint import Checkpoints
 from biomistral.training.ending import Ending, early_ending
-from biomistral.training.metrics import MetricsLog
+from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.settings import PretrainSettings
+from biomistral.training.watching.metrics import MetricsLog
 from tiny import make_model
 from training_inputs import make_corpus
 

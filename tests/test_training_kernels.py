@@ -13,12 +13,12 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model
 from biomistral.recipe import Input, Machine
 from biomistral.run import execute
-from biomistral.training import attention, varlen
 from biomistral.training import pretrain as pretrain_module
-from biomistral.training.attention import isolated_attention, use_isolated_attention
-from biomistral.training.batch import check_model
+from biomistral.training.compute import attention, varlen
+from biomistral.training.compute.attention import isolated_attention, use_isolated_attention
+from biomistral.training.compute.segments import Segments
+from biomistral.training.data.batch import check_model
 from biomistral.training.guard import check_corpus, check_model_folder
-from biomistral.training.segments import Segments
 from biomistral.training.settings import PretrainSettings
 from tiny import make_model
 from training_inputs import make_corpus

@@ -7,11 +7,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from biomistral.models.load import load_model
-from biomistral.training import loss as loss_module
-from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import batch_loss, collate, micro_batches
-from biomistral.training.loss import chunked_cross_entropy
-from biomistral.training.packed import PackedCorpus
+from biomistral.training.compute import loss as loss_module
+from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.loss import chunked_cross_entropy
+from biomistral.training.data.batch import batch_loss, collate, micro_batches
+from biomistral.training.data.packed import PackedCorpus
 from tiny import make_model
 from training_inputs import make_corpus
 

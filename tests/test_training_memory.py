@@ -17,14 +17,15 @@ from biomistral.models.load import load_model
 from biomistral.recipe import Input, Machine
 from biomistral.run import execute
 from biomistral.training import finetune as finetune_module
-from biomistral.training import foresight, rehearsal
 from biomistral.training import pretrain as pretrain_module
-from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import MicroBatch, batch_loss, final_hidden
-from biomistral.training.footprint import Footprint, footprint, micro_batch_tokens, skeleton
-from biomistral.training.fused import use_fused_norms
-from biomistral.training.recompute import use_recomputation
-from biomistral.training.segments import Segments
+from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.fused import use_fused_norms
+from biomistral.training.compute.recompute import use_recomputation
+from biomistral.training.compute.segments import Segments
+from biomistral.training.data.batch import MicroBatch, batch_loss, final_hidden
+from biomistral.training.foresight import memory as foresight
+from biomistral.training.foresight import rehearsal
+from biomistral.training.foresight.footprint import Footprint, footprint, micro_batch_tokens, skeleton
 from biomistral.training.settings import FinetuneSettings, LoraSettings, PretrainSettings, QloraSettings
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
@@ -253,7 +254,7 @@ def test_a_rehearsal_that_fails_refuses_nothing(model: Path, corpus: Path, tmp_p
     def fails(*arguments: Any) -> int:
         raise NotImplementedError("aten::nonzero on meta tensors\nand more")
 
-    monkeypatch.setattr("biomistral.training.footprint.activation_bytes", fails)
+    monkeypatch.setattr("biomistral.training.foresight.footprint.activation_bytes", fails)
     assert pretrain(model, corpus, tmp_path / "out").manifest["facts"]["planned_memory_bytes"] is None
 
 

@@ -13,10 +13,10 @@ from biomistral.artifact import Artifact
 from biomistral.errors import UserError
 from biomistral.recipe import Input, Machine
 from biomistral.run import execute
-from biomistral.training.meter import Meter, duration, words
-from biomistral.training.metrics import MetricsLog
-from biomistral.training.peaks import gpu_peak, peak_flops
+from biomistral.training.foresight.peaks import gpu_peak, peak_flops
 from biomistral.training.settings import PretrainSettings
+from biomistral.training.watching.meter import Meter, duration, words
+from biomistral.training.watching.metrics import MetricsLog
 from tiny import make_model
 from training_inputs import make_corpus
 
@@ -66,7 +66,7 @@ def test_a_gpu_s_peak_is_found_by_its_name(name: str, teraflops: float | None) -
 
 
 def test_a_meter_against_numbers_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biomistral.training.meter.peak_flops", lambda device, dtype: 1e12)
+    monkeypatch.setattr("biomistral.training.watching.meter.peak_flops", lambda device, dtype: 1e12)
     meter = Meter(2e9, torch.device("cpu"), torch.bfloat16, devices=2)
     first, second = meter.read(100, 0.5, steps_left=10), meter.read(100, 1.5, steps_left=9)
     assert first["tokens_per_second"] == 200
@@ -77,7 +77,7 @@ def test_a_meter_against_numbers_worked_by_hand(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_peak_is_left_out_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biomistral.training.meter.peak_flops", lambda device, dtype: None)
+    monkeypatch.setattr("biomistral.training.watching.meter.peak_flops", lambda device, dtype: None)
     meter = Meter(2e9, torch.device("cpu"), torch.bfloat16)
     assert "utilisation" not in meter.read(100, 0.5, 1)
     assert "not known" in meter.forecast(1e15)
@@ -133,7 +133,7 @@ class Recorder(ModuleType):
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str) -> Recorder:
     module = Recorder(name)
     monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("biomistral.training.sinks.importlib.util.find_spec", lambda package: object())
+    monkeypatch.setattr("biomistral.training.watching.sinks.importlib.util.find_spec", lambda package: object())
     return module
 
 
@@ -182,7 +182,7 @@ def test_where_rows_go_is_no_part_of_the_key(inputs: dict[str, Input], tmp_path:
 
 def test_a_missing_package_is_named_before_any_work(inputs: dict[str, Input], tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("biomistral.training.sinks.importlib.util.find_spec", lambda package: None)
+    monkeypatch.setattr("biomistral.training.watching.sinks.importlib.util.find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"log_to wandb: .*not installed.*pip install 'biomistral\[wandb\]'"):
         pretrain(inputs, tmp_path / "out", "wandb")
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from biomistral.artifact import Artifact
 from biomistral.recipe import Input, Machine
 from biomistral.run import execute
-from biomistral.training.eight_bit import BLOCK, code_book, dequantise, quantise
-from biomistral.training.metrics import MetricsLog
-from biomistral.training.optimizer import checkpoint_bytes, make_optimizer, prepare_moments, state_of
 from biomistral.training.settings import FinetuneSettings, PretrainSettings
+from biomistral.training.watching.metrics import MetricsLog
+from biomistral.training.weights.eight_bit import BLOCK, code_book, dequantise, quantise
+from biomistral.training.weights.optimizer import checkpoint_bytes, make_optimizer, prepare_moments, state_of
 from tiny import make_model
 from training_inputs import make_corpus
 

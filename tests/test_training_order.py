@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from biomistral.errors import UserError
 from biomistral.recipe import Input
-from biomistral.training.order import index_at, indices_of_step, permutation
-from biomistral.training.plan import num_sequences
+from biomistral.training.data.order import index_at, indices_of_step, permutation
+from biomistral.training.foresight.plan import num_sequences
 from biomistral.training.schedule import learning_rate
 from biomistral.training.settings import PretrainSettings
 

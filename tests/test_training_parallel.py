@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from biomistral.errors import UserError
 from biomistral.recipe import Input
-from biomistral.training.buckets import Buckets
-from biomistral.training.checkpoint import Checkpoints
+from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.parallel import Group
 from biomistral.training.settings import FinetuneSettings
+from biomistral.training.weights.buckets import Buckets
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
 
@@ -30,7 +30,9 @@ from biomistral.errors import UserError
 from biomistral.models import skeleton
 from biomistral.run import execute
 from biomistral import ranks
-from biomistral.training import finetune, metrics, pretrain, weights
+from biomistral.training import finetune, pretrain
+from biomistral.training.watching import metrics
+from biomistral.training.weights import masters as weights
 from biomistral.training.settings import FinetuneSettings, PretrainSettings
 from forked import together
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from biomistral.run import execute
-from biomistral.training import checkpoint, parts
-from biomistral.training.checkpoint import Checkpoints
-from biomistral.training.metrics import MetricsLog
+from biomistral.training.keeping import checkpoint, parts
+from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.settings import PretrainSettings
+from biomistral.training.watching.metrics import MetricsLog
 from tiny import make_model
 from training_inputs import make_corpus, make_examples
 
@@ -27,7 +27,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from biomistral.run import execute
-from biomistral.training import checkpoint, finetune, loop, metrics, pretrain
+from biomistral.training import finetune, loop, pretrain
+from biomistral.training.keeping import checkpoint
+from biomistral.training.watching import metrics
 from biomistral.training.settings import FinetuneSettings, PretrainSettings
 
 def die(*ignored, **also_ignored):

@@ -17,8 +17,8 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Input
 from biomistral.run import execute
-from biomistral.training.order import indices_of_step
-from biomistral.training.packed import PackedCorpus
+from biomistral.training.data.order import indices_of_step
+from biomistral.training.data.packed import PackedCorpus
 from biomistral.training.settings import FinetuneSettings, LoraSettings, PretrainSettings
 from tiny import make_model
 from training_inputs import make_corpus, make_examples

@@ -9,10 +9,10 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from biomistral.models.load import load_model
-from biomistral.training.attention import isolated_attention
-from biomistral.training.fused import ELEMENTS, use_fused_norms
-from biomistral.training.loss import chunked_cross_entropy
-from biomistral.training.segments import Segments
+from biomistral.training.compute.attention import isolated_attention
+from biomistral.training.compute.fused import ELEMENTS, use_fused_norms
+from biomistral.training.compute.loss import chunked_cross_entropy
+from biomistral.training.compute.segments import Segments
 from tiny import make_model
 
 

@@ -16,9 +16,9 @@ from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.recipe import Input, Machine, parse
 from biomistral.run import execute
-from biomistral.training.metrics import MetricsLog
 from biomistral.training.settings import FinetuneSettings, PretrainSettings
-from biomistral.training.validation import Validation, best_step
+from biomistral.training.watching.metrics import MetricsLog
+from biomistral.training.watching.validation import Validation, best_step
 from tiny import make_model
 from tiny_questions import make_questions
 from training_inputs import make_corpus
@@ -175,7 +175,8 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from biomistral.recipe import Machine
 from biomistral.run import execute
-from biomistral.training import best, finetune
+from biomistral.training import finetune
+from biomistral.training.keeping import best
 from biomistral.training.settings import FinetuneSettings
 from forked import together
 here = Path(sys.argv[2])
@@ -260,7 +261,7 @@ class Tracker(ModuleType):
 def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
     tracker = Tracker("wandb")
     monkeypatch.setitem(sys.modules, "wandb", tracker)
-    monkeypatch.setattr("biomistral.training.sinks.importlib.util.find_spec", lambda package: object())
+    monkeypatch.setattr("biomistral.training.watching.sinks.importlib.util.find_spec", lambda package: object())
     return tracker
 
 

@@ -29,20 +29,20 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from biomistral.artifact import Workspace
 from biomistral.recipe import Input, Machine
-from biomistral.training import attention
-from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import Block, check_model
-from biomistral.training.compiled import compile_layers
-from biomistral.training.footprint import footprint, skeleton
+from biomistral.training.compute import attention
+from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.compiled import compile_layers
+from biomistral.training.compute.recompute import use_recomputation
+from biomistral.training.data.batch import Block, check_model
+from biomistral.training.foresight.footprint import footprint, skeleton
+from biomistral.training.foresight.plan import make_plan
 from biomistral.training.loop import Training
-from biomistral.training.lora import add_adapter
-from biomistral.training.meter import Meter
 from biomistral.training.parallel import joined, own_device
-from biomistral.training.plan import make_plan
-from biomistral.training.quantized import check_bitsandbytes, quantise
-from biomistral.training.recompute import use_recomputation
 from biomistral.training.settings import FinetuneSettings, LoraSettings, QloraSettings
-from biomistral.training.weights import MasterWeights
+from biomistral.training.watching.meter import Meter
+from biomistral.training.weights.lora import add_adapter
+from biomistral.training.weights.masters import MasterWeights
+from biomistral.training.weights.quantized import check_bitsandbytes, quantise
 
 RESULTS = Path(__file__).parent.parent / "results" / "gpu_pretrain.json"
 MISTRAL_7B: dict[str, Any] = {

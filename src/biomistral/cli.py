@@ -262,8 +262,8 @@ def preview_command(
 ) -> None:
     """Show what 'finetune' would train on: decoded examples with their loss mask, token counts, what is too long."""
     from biomistral.assets import locate
-    from biomistral.training import preview
-    from biomistral.training.questions import Choice
+    from biomistral.training.data import preview
+    from biomistral.training.data.questions import Choice
 
     words = tuple(word for item in tasks for word in item.split(",") if word)
     found = preview.preview(locate(model), [locate(name) for name in train], sequence_length, samples, loss == "full_text",

@@ -11,19 +11,19 @@ from biomistral.models.folder import read_config
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.models.skeleton import weightless
 from biomistral.models.stored import StoredWeights, open_model
-from biomistral.training.compiled import check_compiler
-from biomistral.training.datasets import read_blocks
-from biomistral.training.foresight import foresee
+from biomistral.training.compute.compiled import check_compiler
+from biomistral.training.data.datasets import read_blocks
+from biomistral.training.foresight.memory import foresee
 from biomistral.training.guard import check_model_folder
 from biomistral.training.loop import Training
-from biomistral.training.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
 from biomistral.training.output import give_weights, pass_on_licences, write_model
 from biomistral.training.parallel import own_device
-from biomistral.training.quantized import check_bitsandbytes, describe, give_dequantised, quantise
 from biomistral.training.settings import LoraSettings
-from biomistral.training.sinks import check_sinks
 from biomistral.training.start import train
-from biomistral.training.validation import make_validation
+from biomistral.training.watching.sinks import check_sinks
+from biomistral.training.watching.validation import make_validation
+from biomistral.training.weights.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
+from biomistral.training.weights.quantized import check_bitsandbytes, describe, give_dequantised, quantise
 
 ADAPTER = "adapter"
 

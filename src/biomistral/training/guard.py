@@ -8,7 +8,7 @@ import numpy as np
 from biomistral.errors import UserError
 from biomistral.models.folder import read_config, weight_files
 from biomistral.models.load import load_tokenizer, tokenizer_digest
-from biomistral.training.packed import read_packing
+from biomistral.training.data.packed import read_packing
 
 _STRETCHED = ("linear", "dynamic", "yarn")
 """Kinds of rope scaling whose factor multiplies the positions, unless the number before stands beside it: then it has."""

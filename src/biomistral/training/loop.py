@@ -12,22 +12,22 @@ from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.progress import bar, log
 from biomistral.seeds import seed
-from biomistral.training.batch import Block, Blocks, collate
-from biomistral.training.best import Best
-from biomistral.training.checkpoint import Checkpoints
+from biomistral.training.data.batch import Block, Blocks, collate
+from biomistral.training.data.order import indices_of_step
 from biomistral.training.ending import Ending, early_ending
-from biomistral.training.interrupt import held_back
-from biomistral.training.meter import Meter, words
-from biomistral.training.metrics import MetricsLog, heldout_loss
-from biomistral.training.optimizer import checkpoint_bytes
-from biomistral.training.order import indices_of_step
+from biomistral.training.foresight.plan import Plan
+from biomistral.training.keeping.best import Best
+from biomistral.training.keeping.checkpoint import Checkpoints
+from biomistral.training.keeping.interrupt import held_back
 from biomistral.training.parallel import Group
-from biomistral.training.plan import Plan
 from biomistral.training.schedule import learning_rate
 from biomistral.training.settings import TrainingSettings
-from biomistral.training.sinks import open_sinks
-from biomistral.training.validation import Validation
-from biomistral.training.weights import Weights
+from biomistral.training.watching.meter import Meter, words
+from biomistral.training.watching.metrics import MetricsLog, heldout_loss
+from biomistral.training.watching.sinks import open_sinks
+from biomistral.training.watching.validation import Validation
+from biomistral.training.weights.masters import Weights
+from biomistral.training.weights.optimizer import checkpoint_bytes
 
 CHECKPOINTS = "checkpoints"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from biomistral import ranks
 from biomistral.errors import UserError
 from biomistral.models.load import pick_device
-from biomistral.training.batch import IGNORE, Block, micro_batches
+from biomistral.training.data.batch import IGNORE, Block, micro_batches
 
 _PATIENCE = datetime.timedelta(hours=2)
 """How long processes wait for one another: the first may be writing and hashing a checkpoint of 84 GB."""

@@ -5,14 +5,14 @@ import torch
 from biomistral.artifact import Workspace
 from biomistral.models.load import load_tokenizer
 from biomistral.models.stored import open_model
-from biomistral.training.compiled import check_compiler
-from biomistral.training.foresight import foresee
+from biomistral.training.compute.compiled import check_compiler
+from biomistral.training.data.packed import PackedCorpus
+from biomistral.training.foresight.memory import foresee
 from biomistral.training.guard import check_corpus, check_model_folder
 from biomistral.training.output import give_weights, pass_on_licences, write_model
-from biomistral.training.packed import PackedCorpus
-from biomistral.training.sinks import check_sinks
 from biomistral.training.start import train
-from biomistral.training.validation import make_validation
+from biomistral.training.watching.sinks import check_sinks
+from biomistral.training.watching.validation import make_validation
 
 
 def pretrain(work: Workspace) -> None:

@@ -9,20 +9,20 @@ from biomistral.memory import keep_freed_memory
 from biomistral.models.stored import StoredWeights
 from biomistral.progress import log
 from biomistral.ranks import Dismissed
-from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import Blocks
-from biomistral.training.compiled import compile_layers
-from biomistral.training.foresight import Foreseen
-from biomistral.training.fused import use_fused_norms
+from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.compiled import compile_layers
+from biomistral.training.compute.fused import use_fused_norms
+from biomistral.training.compute.recompute import use_recomputation
+from biomistral.training.data.batch import Blocks
+from biomistral.training.foresight.memory import Foreseen
+from biomistral.training.foresight.plan import make_plan
 from biomistral.training.loop import Training
-from biomistral.training.meter import Meter, peak_memory_bytes
 from biomistral.training.parallel import Group, joined, own_device
-from biomistral.training.plan import make_plan
-from biomistral.training.recompute import use_recomputation
 from biomistral.training.settings import TrainingSettings
-from biomistral.training.sharded import ShardedWeights, num_shards
-from biomistral.training.validation import Validation
-from biomistral.training.weights import MasterWeights, Weights
+from biomistral.training.watching.meter import Meter, peak_memory_bytes
+from biomistral.training.watching.validation import Validation
+from biomistral.training.weights.masters import MasterWeights, Weights
+from biomistral.training.weights.sharded import ShardedWeights, num_shards
 
 
 def train(work: Workspace, model: PreTrainedModel, stored: StoredWeights | None, blocks: Blocks, heldout: Blocks | None,

@@ -24,7 +24,7 @@ from biomistral.scoring.score import num_forwards
 from biomistral.scoring.tally import Row, score
 from biomistral.training.parallel import Group
 from biomistral.training.settings import TrainingSettings
-from biomistral.training.weights import Weights
+from biomistral.training.weights.masters import Weights
 
 PREFIX = "validation_"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from biomistral.training.devices import on_cpu
+from biomistral.training.compute.devices import on_cpu
 
 ELEMENTS = 1 << 17
 """Elements of a tile: 512 kB in float32, half of a core's second-level cache."""

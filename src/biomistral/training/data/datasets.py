@@ -7,10 +7,10 @@ from transformers import PreTrainedTokenizerBase
 
 from biomistral.artifact import Workspace
 from biomistral.progress import log
-from biomistral.training.questions import TRAIN, Choice
+from biomistral.training.data.questions import TRAIN, Choice
+from biomistral.training.data.sources import Examples, questions_file
+from biomistral.training.data.supervised import SupervisedBlocks
 from biomistral.training.settings import FinetuneSettings
-from biomistral.training.sources import Examples, questions_file
-from biomistral.training.supervised import SupervisedBlocks
 
 
 def read_blocks(work: Workspace, tokenizer: PreTrainedTokenizerBase,

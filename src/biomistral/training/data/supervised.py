@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from biomistral.errors import UserError
 from biomistral.progress import track
 from biomistral.seeds import seed
-from biomistral.training.batch import Block
-from biomistral.training.order import permutation
-from biomistral.training.sources import Examples
-from biomistral.training.tokenised import Tokenised, labels_of, tokenise
+from biomistral.training.data.batch import Block
+from biomistral.training.data.order import permutation
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.tokenised import Tokenised, labels_of, tokenise
 
 
 class _Flat:

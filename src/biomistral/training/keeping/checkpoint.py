@@ -12,8 +12,8 @@ from typing import Any
 from biomistral.errors import UserError
 from biomistral.files import write_json
 from biomistral.progress import log
+from biomistral.training.keeping.parts import State, copy_of, num_bytes, read_state, write_state
 from biomistral.training.parallel import Group
-from biomistral.training.parts import State, copy_of, num_bytes, read_state, write_state
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomistral.training.eight_bit import BLOCK, dequantise, quantise
+from biomistral.training.weights.eight_bit import BLOCK, dequantise, quantise
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8

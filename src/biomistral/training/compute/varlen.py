@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from biomistral.training.segments import Segments
+from biomistral.training.compute.segments import Segments
 
 _DTYPES = (torch.bfloat16, torch.float16)
 _MOST_HEAD_DIM, _HEAD_DIM_MULTIPLE = 256, 8  # flash attention's

@@ -6,7 +6,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
-from biomistral.training.examples import Example
+from biomistral.training.data.jsonl import Example
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from biomistral.errors import UserError
 from biomistral.models.load import load_tokenizer
 from biomistral.progress import track
-from biomistral.training.batch import IGNORE
-from biomistral.training.questions import TRAIN, Choice
-from biomistral.training.sources import Examples
-from biomistral.training.tokenised import Tokenised, labels_of, tokenise
+from biomistral.training.data.batch import IGNORE
+from biomistral.training.data.questions import TRAIN, Choice
+from biomistral.training.data.sources import Examples
+from biomistral.training.data.tokenised import Tokenised, labels_of, tokenise
 
 MARKS = ("⟦", "⟧")
 COLOURS = ("\x1b[1;32m", "\x1b[0m")

@@ -13,7 +13,7 @@ from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.limits import available_memory_bytes
 from biomistral.progress import log
-from biomistral.training.footprint import Footprint, UnforeseeableError, footprint, skeleton
+from biomistral.training.foresight.footprint import Footprint, UnforeseeableError, footprint, skeleton
 from biomistral.training.parallel import own_device
 from biomistral.training.settings import LoraSettings, TrainingSettings
 

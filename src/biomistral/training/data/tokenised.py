@@ -8,9 +8,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
-from biomistral.training.batch import IGNORE
-from biomistral.training.chat import render
-from biomistral.training.examples import Example
+from biomistral.training.data.batch import IGNORE
+from biomistral.training.data.chat import render
+from biomistral.training.data.jsonl import Example
 
 _AT_ONCE = 1024
 _CONTEXT = 32

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface, PreTrainedModel
 
-from biomistral.training.attention import use_isolated_attention
-from biomistral.training.batch import MicroBatch, final_hidden
-from biomistral.training.fused import fusible_norms
-from biomistral.training.loss import CHUNK_ELEMENTS, chunked_cross_entropy
-from biomistral.training.recompute import use_recomputation
-from biomistral.training.segments import Segments
-from biomistral.training.short_attention import LONGEST
+from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.fused import fusible_norms
+from biomistral.training.compute.loss import CHUNK_ELEMENTS, chunked_cross_entropy
+from biomistral.training.compute.recompute import use_recomputation
+from biomistral.training.compute.segments import Segments
+from biomistral.training.compute.short_attention import LONGEST
+from biomistral.training.data.batch import MicroBatch, final_hidden
 
 _REHEARSED = "biomistral_rehearsed"
 _LAYERS = 2

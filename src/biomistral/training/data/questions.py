@@ -13,7 +13,7 @@ from biomistral.recipe import nearest
 from biomistral.records import Question, iter_questions
 from biomistral.scoring.names import Formulation, ProtocolName, is_test
 from biomistral.scoring.prompts import PROTOCOLS, build_prompt, cloze_continuations
-from biomistral.training.examples import Example
+from biomistral.training.data.jsonl import Example
 
 _PROTOCOLS: dict[Formulation, ProtocolName] = {
     "letters": "letters-0shot", "medconceptsqa": "medconceptsqa-0shot", "cloze": "cloze-sum"}

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from biomistral.errors import UserError
 from biomistral.models.skeleton import homes
 from biomistral.models.stored import StoredWeights
-from biomistral.training.batch import MicroBatch, batch_loss, check_model
-from biomistral.training.optimizer import make_optimizer, prepare_moments, state_of
+from biomistral.training.data.batch import MicroBatch, batch_loss, check_model
 from biomistral.training.parallel import Group
+from biomistral.training.weights.optimizer import make_optimizer, prepare_moments, state_of
 
 
 class _Whole(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here

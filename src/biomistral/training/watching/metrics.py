@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.files import write_text
-from biomistral.training.batch import Blocks, MicroBatch, collate
+from biomistral.training.data.batch import Blocks, MicroBatch, collate
 from biomistral.training.parallel import Group
-from biomistral.training.sinks import Sink
+from biomistral.training.watching.sinks import Sink
 
 
 class MetricsLog:

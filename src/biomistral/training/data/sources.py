@@ -7,8 +7,8 @@ from pathlib import Path
 from biomistral import ranks
 from biomistral.errors import UserError
 from biomistral.progress import log
-from biomistral.training.examples import Example, read_examples
-from biomistral.training.questions import TRAIN, Benchmarks, Choice
+from biomistral.training.data.jsonl import Example, read_examples
+from biomistral.training.data.questions import TRAIN, Benchmarks, Choice
 
 _READ_AT_ONCE = 1 << 22
 

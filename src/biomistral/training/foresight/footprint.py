@@ -10,9 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from biomistral.models.skeleton import Unbuildable, build
-from biomistral.training.lora import add_adapter
-from biomistral.training.rehearsal import activation_bytes
+from biomistral.training.foresight.rehearsal import activation_bytes
 from biomistral.training.settings import LoraSettings, QloraSettings, TrainingSettings
+from biomistral.training.weights.lora import add_adapter
 
 _EIGHT_BIT_STATE = 1 + 4 / 256  # bytes of a moment: a code, and its share of a block's float32 scale
 _LOOSE = {"cpu": 1.25, "cuda": 1.1}

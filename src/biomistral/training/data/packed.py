@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biomistral.errors import UserError
-from biomistral.training.batch import IGNORE, Block
+from biomistral.training.data.batch import IGNORE, Block
 
 
 def read_packing(corpus: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from biomistral.errors import UserError
-from biomistral.training.devices import on_cpu
-from biomistral.training.segments import Segments
-from biomistral.training.short_attention import LONGEST, run_mask, runs_together, short_attention
-from biomistral.training.varlen import fits, varlen_attention
+from biomistral.training.compute.devices import on_cpu
+from biomistral.training.compute.segments import Segments
+from biomistral.training.compute.short_attention import LONGEST, run_mask, runs_together, short_attention
+from biomistral.training.compute.varlen import fits, varlen_attention
 
 NAME = "biomistral_isolated"
 

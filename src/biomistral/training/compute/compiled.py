@@ -7,7 +7,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from biomistral.errors import UserError
-from biomistral.training.attention import NAME, isolated_attention
+from biomistral.training.compute.attention import NAME, isolated_attention
 
 _COMPILERS = ("g++", "clang++", "c++")
 

@@ -6,7 +6,7 @@ from collections import deque
 
 import torch
 
-from biomistral.training.peaks import device_name, peak_flops
+from biomistral.training.foresight.peaks import device_name, peak_flops
 
 RECENT_STEPS = 20
 LIKELY_UTILISATION = 0.4

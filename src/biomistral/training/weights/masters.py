@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from biomistral.models.skeleton import homes
 from biomistral.models.stored import StoredWeights, read_whole
-from biomistral.training.batch import MicroBatch, batch_loss, check_model
-from biomistral.training.buckets import Buckets
-from biomistral.training.optimizer import make_optimizer, prepare_moments, state_of
+from biomistral.training.data.batch import MicroBatch, batch_loss, check_model
 from biomistral.training.parallel import Group
+from biomistral.training.weights.buckets import Buckets
+from biomistral.training.weights.optimizer import make_optimizer, prepare_moments, state_of
 
 
 class Weights(Protocol):

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
-from biomistral.training.batch import Blocks
+from biomistral.training.data.batch import Blocks
 from biomistral.training.settings import TrainingSettings
 
 

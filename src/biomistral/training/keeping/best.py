@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from biomistral.errors import UserError
-from biomistral.training.checkpoint import Checkpoints
+from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.parallel import Group
-from biomistral.training.validation import best_step
-from biomistral.training.weights import Weights
+from biomistral.training.watching.validation import best_step
+from biomistral.training.weights.masters import Weights
 
 _ALL = 1 << 30
 

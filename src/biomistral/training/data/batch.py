@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
-from biomistral.training.loss import chunked_cross_entropy
-from biomistral.training.segments import Segments
+from biomistral.training.compute.loss import chunked_cross_entropy
+from biomistral.training.compute.segments import Segments
 
 IGNORE = -100
 """Label of a position whose next token is not predicted."""

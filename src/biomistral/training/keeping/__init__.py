@@ -1,0 +1,1 @@
+"""What is kept on the way: checkpoints, the best step, what an interruption leaves."""

@@ -1,0 +1,1 @@
+"""What a training is seen by: speed, losses, scores, and where they go."""

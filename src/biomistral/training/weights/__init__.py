@@ -1,0 +1,1 @@
+"""What is trained: master weights, whole or in parts, adapters, and their AdamW."""
