@@ -226,7 +226,11 @@ def _help(call: ranks.Call, settings: StageSettings, out: Path, places: Mapping[
     """The part of a process other than the first: what it writes goes to a folder that is then thrown away."""
     if call.heard("begin") == "help":
         with tempfile.TemporaryDirectory(prefix="biomistral-") as scratch, suppress(ranks.Dismissed):
-            _function(settings.make)(Workspace(Path(scratch), settings, machine, key, places))
+            try:
+                _function(settings.make)(Workspace(Path(scratch), settings, machine, key, places))
+            except UserError:
+                call.let_first_end()
+                raise
     call.heard("end")
     return open_artifact(out)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from biomistral.errors import UserError
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS, _GRACE_SECONDS = 0.05, 5.0
 
 
 class Dismissed(Exception):  # noqa: N818  (no error: a helper's part is done)
@@ -82,6 +82,13 @@ class Call:
         if world() > 1:
             store().set(f"{self._name}/{moment}", word)
         self._said = True
+
+    def let_first_end(self) -> None:
+        """Give the first process a moment to refuse what this one refused: torchrun kills all as soon as one has failed, and
+        the first would leave its folder behind."""
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while time.monotonic() < deadline and not store().check([f"{self._name}/end"]):
+            time.sleep(_POLL_SECONDS)
 
     def heard(self, moment: str) -> str:
         """Wait for what the first process says. It has said itself what failed: the others then end without a word."""

@@ -20,8 +20,6 @@ from biomistral.training.settings import LoraSettings, TrainingSettings
 _SPARE = {"cuda": 0.95, "cpu": 0.9}
 """Of what is free, how much may be taken: the rest is the estimate's own error, and on a host what others take meanwhile."""
 
-
-
 _ADVICE = 3  # changes of the settings that a refusal names
 _WORTH = 0.95  # of what the one before needs, for another to be named
 
