@@ -1,6 +1,7 @@
 """What is kept for backward and what is computed again; memory foreseen before a model is read, and what is refused for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def test_static_parts_worked_by_hand(model: Path) -> None:
     assert parts() == (2 * size, 4 * size, 4 * size, 8 * size, 0)
     assert parts(compute_dtype="float32") == (4 * size, 0, 4 * size, 8 * size, 0)
     assert parts(optimizer="adamw8bit")[3] == int(2 * size * (1 + 4 / 256))
+    copying = FinetuneSettings(model=Input(model), train=(Input("t"),), method="full", asynchronous_checkpoints=True)
+    assert footprint(skeleton(model, copying), copying, None, 64, "cpu", 4, 4).copied == 12 * size // 4
     assert parts(parts=4) == (0, size, size, 2 * size, 0)
     assert parts("lora", adapter) == (2 * (size + 1792), 4 * 1792, 4 * 1792, 8 * 1792, 4 * size)
     quantised = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 128)
@@ -192,6 +195,8 @@ def test_the_host_keeps_what_merging_takes() -> None:
     assert needs.needed_on("cpu", "cpu") == 34
     assert needs.needed_on("cpu", "cuda") == 20
     assert needs.needed_on("cuda", "cuda") == needs.training == 19
+    copying = replace(needs, copied=30)  # what an asynchronous checkpoint writes from
+    assert [copying.needed_on(*pair) for pair in (("cpu", "cpu"), ("cpu", "cuda"), ("cuda", "cuda"))] == [49, 30, 19]
 
 
 @pytest.mark.parametrize(("changes", "processes", "expected"), [

@@ -29,9 +29,10 @@ class UnforeseeableError(Exception):
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes in each process: weights as computed with, float32 masters, gradients, moments, activations; and the ``ending``.
+    """Bytes in each process: weights as computed with, float32 masters, gradients, moments, activations; and the host's.
 
-    The ending is what merging an adapter takes on the host once training is done: the base in float32.
+    The ``ending`` is what merging an adapter takes on the host once training is done, the base in float32; ``copied`` what an
+    asynchronous checkpoint holds there while training goes on: masters and moments.
     """
 
     weights: int
@@ -40,6 +41,7 @@ class Footprint:
     moments: int
     activations: int
     ending: int = 0
+    copied: int = 0
 
     @property
     def training(self) -> int:
@@ -49,8 +51,10 @@ class Footprint:
     def needed_on(self, device: str, computing: str) -> int:
         """Most bytes on ``device`` (``cpu`` or ``cuda``) of a training that computes on ``computing``."""
         if device != computing:
-            return self.ending
-        return self.training if device == "cuda" else max(self.training, self.training - self.activations + self.ending)
+            return max(self.ending, self.copied)
+        if device == "cuda":
+            return self.training
+        return max(self.training + self.copied, self.training - self.activations + self.ending)
 
 
 def micro_batch_tokens(settings: TrainingSettings, sequence_length: int, processes: int = 1) -> int:
@@ -153,4 +157,5 @@ def footprint(model: PreTrainedModel, settings: TrainingSettings, shape: LoraSet
     moment = _EIGHT_BIT_STATE if settings.optimizer == "adamw8bit" else 4
     gradients, moments = 4 * trained // parts, int(2 * moment * trained / parts)
     ending = 0 if shape is None else 4 * (total - trained)
-    return Footprint(int(weights), masters, gradients, moments, int(activations), ending)
+    copied = 4 * trained // parts + moments if settings.asynchronous_checkpoints else 0
+    return Footprint(int(weights), masters, gradients, moments, int(activations), ending, copied)
