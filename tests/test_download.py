@@ -30,6 +30,7 @@ from biomistral.corpus.settings import SourceSettings
 from biomistral.corpus.sources.units import items_of, units_of
 from biomistral.errors import UserError
 from biomistral.recipe import parse
+from local_server import serving
 
 BASE = "oa_comm_xml.PMC000xxxxxx.baseline.2023-12-18"
 INCREMENT = "oa_comm_xml.incr.2024-01-05"
@@ -130,17 +131,12 @@ def status(code: int, **headers: str) -> Callable[[Handler, bytes], None]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[Server]:
+    running = Server()
+    with serving(running):
         running.files = {f"{BASE}.tar.gz": package(1, 2), f"{BASE}.filelist.csv": HEADER.encode(),
                          f"{INCREMENT}.tar.gz": package(3), f"{INCREMENT}.filelist.csv": HEADER.encode()}
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from biomistral.corpus.settings import SourceSettings
 from biomistral.corpus.sources.units import items_of, units_of
 from biomistral.errors import UserError
 from biomistral.recipe import parse
+from local_server import serving
 
 REPORTS = "inventory-reports/pmc-oa-opendata/metadata/"
 DAY = "2026-01-18T01-00Z"
@@ -134,18 +135,13 @@ def damaged(handler: Handler, data: bytes) -> None:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with Bucket() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def bucket() -> Iterator[Bucket]:
+    running = Bucket()
+    with serving(running):
         for name in ("PMC13901.1", "PMC13901.2", "PMC20.1", "PMC3.1", "PMC10000002.1", "PMC10000003.1"):
             running.put(name)
         running.take_stock()
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
 """Limited hours: when the end is decided, how the learning rate falls to it, and that a cut-off run keeps to it."""
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,9 +12,8 @@ from biomistral.run import execute
 from biomistral.training.ending import Ending, early_ending
 from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.settings import PretrainSettings
-from biomistral.training.watching.metrics import MetricsLog
 from tiny import make_model
-from training_inputs import make_corpus
+from training_inputs import interrupted_in_step, make_corpus
 
 
 def test_decided_with_a_fifth_of_the_hours_left() -> None:
@@ -38,17 +34,8 @@ def test_a_cut_off_run_ends_where_it_was_decided(tmp_path: Path, monkeypatch: py
                                 max_steps=50, batch_sequences=2, epochs=50, schedule="constant", max_hours=1.0)
     monkeypatch.setattr("biomistral.training.loop.early_ending", lambda *ignored: Ending(2, 6) if ignored[2] == 2 else None)
     (tmp_path / "first").mkdir()
-    add = MetricsLog.add
-
-    def interrupt(self: MetricsLog, row: dict[str, Any]) -> None:
-        add(self, row)
-        if row["step"] == 3 and "loss" in row:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "add", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            execute(settings, tmp_path / "first" / "out")
+    with interrupted_in_step(3):
+        execute(settings, tmp_path / "first" / "out")
     monkeypatch.undo()
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     first, second = (execute(settings, tmp_path / name / "out") for name in ("first", "second"))

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from biomistral.training.keeping.checkpoint import Checkpoints
 from biomistral.training.settings import PretrainSettings
 from biomistral.training.watching.metrics import MetricsLog
 from tiny import make_model
-from training_inputs import make_corpus, make_examples
+from training_inputs import interrupted_in_step, make_corpus, make_examples
 
 SCRIPT = '''
 import hashlib, json, os, signal, sys
@@ -214,17 +213,8 @@ def test_an_interruption_keeps_the_last_whole_step(tmp_path: Path, monkeypatch: 
     settings = PretrainSettings(model=str(model), corpus=str(make_corpus(tmp_path / "corpus", model)), learning_rate=5e-3,
                                 max_steps=6, batch_sequences=2, micro_batch_tokens=64)
     straight = execute(settings, tmp_path / "straight")
-    add = MetricsLog.add
-
-    def interrupt(self: MetricsLog, row: dict[str, Any]) -> None:
-        add(self, row)
-        if row["step"] == 3 and "loss" in row:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsLog, "add", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            execute(settings, tmp_path / "cut")
+    with interrupted_in_step(3):
+        execute(settings, tmp_path / "cut")
     assert [path.name for path in tmp_path.glob(".cut.*.partial/checkpoints/*")] == ["step-00000003"]
     again = execute(settings, tmp_path / "cut")
     assert again.manifest["files"]["model.safetensors"] == straight.manifest["files"]["model.safetensors"]

@@ -1,13 +1,20 @@
 """Small inputs for the training tests: a packed corpus folder, and prompts with completions."""
 
 import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from biomistral.models.load import load_tokenizer, tokenizer_digest
+from biomistral.training.watching.metrics import MetricsLog
 
 SENTENCES = [
     "The description of code E11.9 is type 2 diabetes mellitus without complications.",
@@ -64,3 +71,19 @@ def make_examples(path: Path, repeats: int = 6) -> Path:
             for turn in range(repeats) for code, text in facts.items()]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@contextmanager
+def interrupted_in_step(step: int) -> Iterator[None]:
+    """Training inside is sent Ctrl-C when it notes this step, and must end by it."""
+    add = MetricsLog.add
+
+    def interrupt(self: MetricsLog, row: dict[str, Any]) -> None:
+        add(self, row)
+        if row["step"] == step and "loss" in row:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsLog, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            yield

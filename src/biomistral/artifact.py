@@ -25,6 +25,7 @@ from typing import Any
 from biomistral import __version__, ranks
 from biomistral.errors import UserError
 from biomistral.files import content_digest, file_digest, files_under, write_json
+from biomistral.memory import lasting_imports
 from biomistral.recipe import Input, Machine, Settings, StageSettings, canonical_hash, plain
 
 MANIFEST = "manifest.json"
@@ -280,7 +281,8 @@ def _full_disk_is_said(folder: Path) -> Iterator[None]:
 def _function(name: str) -> Any:
     """The function that ``module:function`` names; its module is imported now, not before."""
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    with lasting_imports():
+        return getattr(importlib.import_module(module), function)
 
 
 def _seal(work: Workspace, entries: list[dict[str, Any]], started: float) -> None:

@@ -1,7 +1,11 @@
-"""Keep freed memory in the process: the next step, or the next article, asks for the same blocks again."""
+"""What a process does with memory it does not need at the moment: keep freed blocks, and leave modules' objects alone."""
 
 import ctypes
+import gc
 import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of mallopt(3)
 
@@ -17,3 +21,22 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def lasting_imports() -> Iterator[None]:
+    """Import without looking for garbage, and if PyTorch came in, never look through what the modules made again.
+
+    PyTorch makes a million objects that live as long as the process; going through them while they are made, and three
+    times at exit, is a third of what starting it costs (0.79 CPU seconds instead of 1.18). Only the first import of PyTorch
+    is so marked: later, garbage of the work done might be kept with it.
+    """
+    collected, fresh = gc.isenabled(), "torch" not in sys.modules
+    gc.disable()
+    try:
+        yield
+    finally:
+        if fresh and "torch" in sys.modules:
+            gc.freeze()
+        if collected:
+            gc.enable()
