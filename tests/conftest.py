@@ -1,6 +1,13 @@
 """What every test starts from."""
 
+import os
 import signal
+
+from hypothesis import settings
+
+# The same examples in every run: whoever looks for new ones sets HYPOTHESIS_PROFILE=default.
+settings.register_profile("same", derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # A run started in the background ignores Ctrl-C, and so would the processes that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -27,7 +27,7 @@ def _any(*patterns: str) -> re.Pattern[str]:
 
 
 _LINK = re.compile(r"creative\s?commons?\.\s?(?:org|com|net)\s?/+\s?([^\s\"'<>()\[\],;]*"
-                   r"(?:(?<=/)\s(?:by|\d)[^\s\"'<>()\[\],;]*)*)",
+                   r"(?:(?:(?<=/)\s(?:by|\d)|\s(?:nc|nd|sa)(?![a-z]))[^\s\"'<>()\[\],;]*)*)",
                    re.IGNORECASE)
 _LINK_PATH = re.compile(r"(?:licen[sc]es?|(publicdomain))(?=[/?#.]|$)(?:/+([^/]*))?"
                         r"(?:/+v?(\d\.\d)(?:/+([a-z]{2}|igo)(?![a-z]))?)?")
