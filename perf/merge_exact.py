@@ -15,11 +15,12 @@ import tempfile
 import venv
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from biomistral.merging.catalogue import METHODS
-from biomistral.merging.methods import dare_density, num_bits, uniform_bits
+from biomistral.merging.methods import later_bits, uniform_bits
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.settings import MergeSettings
 from biomistral.run import execute
@@ -141,10 +142,13 @@ def save_numbers(config: Path, path: Path) -> None:
     numbers = {}
     for tensor in plan_merge(config, {}).tensors:
         for position, source in enumerate(tensor.inputs[1:]):
-            draws = METHODS[tensor.method].thins == "random"
-            width = num_bits(dare_density(source.parameters["density"], tensor.dtype)) if draws else 32
-            bits = uniform_bits(seed(0, "dare", tensor.name, position), 0, tensor.numel, width)
-            numbers[f"{Path(source.model).name}/{tensor.name}"] = torch.from_numpy(bits.astype("int64") << (32 - width))
+            key = seed(0, "dare", tensor.name, position)
+            if METHODS[tensor.method].thins == "random":
+                first, later = uniform_bits(key, 0, tensor.numel, 8), later_bits(key, np.arange(tensor.numel))
+                bits = (first.astype("int64") << 24) + later.astype("int64")
+            else:
+                bits = uniform_bits(key, 0, tensor.numel).astype("int64")
+            numbers[f"{Path(source.model).name}/{tensor.name}"] = torch.from_numpy(bits)
     save_file(numbers, path)
 
 

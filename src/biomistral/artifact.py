@@ -300,7 +300,8 @@ def _seal(work: Workspace, entries: list[dict[str, Any]], started: float) -> Non
             entry["content"] = entry["key"]
     mode = work.path.stat().st_mode & 0o666  # as the user's umask has it; safetensors makes its files 0600
     for file in files_under(work.path):
-        file.chmod(mode)
+        if file.stat().st_mode & 0o777 != mode:  # changing nothing would still make a file look changed
+            file.chmod(mode)
     files = {file.relative_to(work.path).as_posix(): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
              for file in files_under(work.path)}
     body = {"schema": SCHEMA, "kind": work.settings.kind, "key": work.key, "version": work.settings.version,

@@ -29,13 +29,20 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-    if remembered is not None:
-        try:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            write_text(remembered, digest.hexdigest())
-        except OSError:  # a read-only home only costs time
-            pass
+    remember_digest(path, digest.hexdigest())
     return digest.hexdigest()
+
+
+def remember_digest(path: Path, digest: str) -> None:
+    """Keep the SHA-256 of a large file, for who took it while writing the file: `file_digest` reads it no more."""
+    if path.stat().st_size < _CACHE_FROM_BYTES:
+        return
+    remembered = _digest_cache(path)
+    try:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_text(remembered, digest)
+    except OSError:  # a read-only home only costs time
+        pass
 
 
 def files_under(folder: Path) -> Iterator[Path]:

@@ -152,20 +152,29 @@ def uniform_bits(key: int, start: int, count: int, width: int = 32) -> np.ndarra
     return found
 
 
-def num_bits(density: float) -> int:
-    """How many random bits decide an element's fate: drawing them is most of DARE's time, and 8 make 0.5 exactly, 16 most
-    densities that were rounded to bfloat16."""
-    return next((width for width in (8, 16) if (density * 2**width).is_integer()), 32)
+def later_bits(key: int, places: np.ndarray) -> np.ndarray:
+    """24 uniform bits for elements wherever they are: SplitMix64's output function at ``key`` and position."""
+    mixed = (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    found: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(40)
+    return found
 
 
 def dare_mask(key: int, start: int, count: int, density: float) -> torch.Tensor:
-    """Bernoulli(density) for elements ``start`` to ``start + count`` of a tensor, by `uniform_bits`."""
-    width = num_bits(density)
-    limit = round(density * 2**width)
-    if limit == 2**width:
+    """Bernoulli(density) for elements ``start`` to ``start + count`` of a tensor: whether a number of 32 bits is lower.
+
+    Its first 8 bits are enough for all but one element in 256; drawing is most of DARE's time, so only those draw the rest.
+    """
+    limit, rest = divmod(round(density * 2**32), 1 << 24)
+    if limit == 256:
         return torch.ones(count, dtype=torch.bool)
-    numbers = uniform_bits(key, start, count, width)
-    return torch.from_numpy(numbers < numbers.dtype.type(limit))
+    numbers = uniform_bits(key, start, count, 8)
+    kept = numbers < limit
+    if rest:
+        undecided = np.flatnonzero(numbers == limit)
+        kept[undecided] = later_bits(key, undecided + start) < rest
+    return torch.from_numpy(kept)
 
 
 def dare_dtype(dtype: torch.dtype) -> torch.dtype:

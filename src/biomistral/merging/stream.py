@@ -44,7 +44,7 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
     chunk = whole_units(chunk)
     layout = lay_out(plan.tensors, max_shard_bytes)
     journal = Journal(folder / _JOURNAL, layout)
-    writer = Writer(folder, layout, fresh=not journal.done)
+    writer = Writer(folder, layout, fresh=not journal.done, in_order=num_workers(workers) == 1)
     readers = _Readers(max(len(tensor.inputs) for tensor in plan.tensors), chunk)
     keep_freed_memory()
     try:

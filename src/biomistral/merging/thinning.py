@@ -53,7 +53,7 @@ class Thinned(Whole):
         raise AssertionError("each kind has its own")
 
     def observe(self, number: int, delta: torch.Tensor, start: int) -> None:
-        magnitudes = delta.abs().float()
+        magnitudes = delta.abs()
         self._before.extend(block_sums(magnitudes))
         keep_where(magnitudes, self.mask(delta, start))
         self._after.extend(block_sums(magnitudes))

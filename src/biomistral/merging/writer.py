@@ -3,6 +3,9 @@
 A journal names the tensors that are whole, so that work that was cut off goes on with the next one.
 """
 
+import ctypes
+import errno
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 
-from biomistral.files import write_json
+from biomistral.files import remember_digest, write_json
 from biomistral.merging.planned import PlannedTensor
 from biomistral.recipe import canonical_hash
 
@@ -114,21 +117,31 @@ class Journal:
 
 
 class Writer:
-    """Writes chunks at their places in files that are as long as they will be from the start."""
+    """Writes chunks at their places in files that are as long as they will be from the start.
 
-    def __init__(self, folder: Path, layout: Layout, fresh: bool) -> None:
-        self._layout = layout
+    ``in_order``: one thread writes from the first tensor to the last, so the files' SHA-256 is taken on the way.
+    """
+
+    def __init__(self, folder: Path, layout: Layout, fresh: bool, in_order: bool = False) -> None:
+        self._folder, self._layout = folder, layout
         self._files: dict[str, int] = {}
+        self._digests: dict[str, _Digest] = {}
         for name, size in layout.sizes.items():
             descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if fresh else 0), 0o644)
             self._files[name] = descriptor
+            if fresh:
+                reserve(descriptor, size)
             os.ftruncate(descriptor, size)
             os.pwrite(descriptor, layout.headers[name], 0)
+            if fresh and in_order:
+                self._digests[name] = _Digest(layout.headers[name])
 
     def write(self, name: str, start: int, values: torch.Tensor) -> None:
         """Write ``values`` as the elements from ``start`` on of the flattened tensor."""
         place, data = self._layout.places[name], memoryview(values.contiguous().view(torch.uint8).numpy())
         offset = place.offset + start * values.dtype.itemsize
+        if place.file in self._digests:
+            self._digests[place.file].add(offset, data)
         while data:
             done = os.pwrite(self._files[place.file], data, offset)
             data, offset = data[done:], offset + done
@@ -136,4 +149,36 @@ class Writer:
     def close(self) -> None:
         for descriptor in self._files.values():
             os.close(descriptor)
+        for name, digest in self._digests.items():
+            if digest.end == self._layout.sizes[name]:
+                remember_digest(self._folder / name, digest.sha256.hexdigest())
         self._files.clear()
+        self._digests.clear()
+
+
+class _Digest:
+    """SHA-256 of a file as it is written; of no use, and ``end`` stays where it was, once something is written elsewhere."""
+
+    def __init__(self, header: bytes) -> None:
+        self.sha256, self.end = hashlib.sha256(header), len(header)
+
+    def add(self, offset: int, data: memoryview) -> None:
+        if offset == self.end:
+            self.sha256.update(data)
+            self.end += len(data)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give a new file its room on the disk at once, where kernel and file system can: a full disk then shows before the work.
+
+    Not ``os.posix_fallocate``, which writes into every block where the file system cannot.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    allocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if allocate is None:
+        return
+    arguments = (ctypes.c_int(descriptor), ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(size))
+    if allocate(*arguments) and (number := ctypes.get_errno()) == errno.ENOSPC:
+        raise OSError(number, os.strerror(number))
