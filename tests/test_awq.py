@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GemmaConfig, GPT2Config, Qwen2Config, Qwen3Config
 
 from biomistral.errors import UserError
-from biomistral.quantization.activations import Statistics, first_hidden, run_layer, watch
-from biomistral.quantization.awq import CLIP_STEP, CLIP_STEPS, GRID, candidate, output_error, search_clip, search_scales
-from biomistral.quantization.groups import group_range, quantize_groups, rounded, scales_and_zeros
-from biomistral.quantization.mappings import INPUTS, LINEARS, check_structure, prove
+from biomistral.quantization.calibrated.activations import Statistics, first_hidden, run_layer, watch
+from biomistral.quantization.calibrated.awq import (
+    CLIP_STEP,
+    CLIP_STEPS,
+    GRID,
+    candidate,
+    output_error,
+    search_clip,
+    search_scales,
+)
+from biomistral.quantization.calibrated.groups import group_range, quantize_groups, rounded, scales_and_zeros
+from biomistral.quantization.calibrated.mappings import INPUTS, LINEARS, check_structure, prove
 from tiny import make_model
 
 

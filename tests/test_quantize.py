@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from biomistral.artifact import Artifact, verify
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer, tokenizer_digest
-from biomistral.quantization.quantize import Quantizer
-from biomistral.quantization.samples import draw
+from biomistral.quantization.calibrated.samples import draw
+from biomistral.quantization.calibrated.stage import Quantizer
 from biomistral.quantization.settings import QuantizeSettings
 from biomistral.run import execute
 from test_int4 import naive_weight
@@ -110,13 +110,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from biomistral.quantization import quantize
-write = quantize.Quantizer._write
+from biomistral.quantization.calibrated import stage
+write = stage.Quantizer._write
 def dies(self, number, tensors):
     write(self, number, tensors)
     if number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-quantize.Quantizer._write = dies
+stage.Quantizer._write = dies
 from pathlib import Path
 from test_quantize import run
 run(Path({model!r}), Path({text!r}), Path({out!r}))

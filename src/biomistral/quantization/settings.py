@@ -6,6 +6,10 @@ from pydantic import Field
 
 from biomistral.recipe import Input, StageSettings
 
+_CALIBRATED = "biomistral.quantization.calibrated.stage:quantize"
+MAKERS = {"awq": _CALIBRATED, "rtn": _CALIBRATED}
+"""Who makes what: method -> module:function of a workspace."""
+
 
 class QuantizeSettings(StageSettings):
     """Quantise a model's linear layers to 4 bits and measure what it cost: perplexity, KL divergence, size."""

@@ -12,7 +12,7 @@ from biomistral.errors import UserError
 from biomistral.models import skeleton
 from biomistral.models.folder import read_config, weight_files
 from biomistral.models.load import quiet
-from biomistral.quantization.mappings import LINEARS, check_structure
+from biomistral.quantization.calibrated.mappings import LINEARS, check_structure
 from biomistral.quantization.settings import QuantizeSettings
 
 PRECISIONS = (torch.bfloat16, torch.float16, torch.float32)

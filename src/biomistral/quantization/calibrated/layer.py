@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from biomistral.models.awq_format import Int4
-from biomistral.quantization.activations import Statistics
-from biomistral.quantization.awq import fast_products, output_error, search_clip, search_scales
-from biomistral.quantization.groups import quantize_groups
-from biomistral.quantization.mappings import INPUTS, LINEARS, NOT_CLIPPED, can_fold, fold
+from biomistral.quantization.calibrated.activations import Statistics
+from biomistral.quantization.calibrated.awq import fast_products, output_error, search_clip, search_scales
+from biomistral.quantization.calibrated.groups import quantize_groups
+from biomistral.quantization.calibrated.mappings import INPUTS, LINEARS, NOT_CLIPPED, can_fold, fold
 
 
 def round_layer(layer: nn.Module, group_size: int) -> dict[str, Int4]:

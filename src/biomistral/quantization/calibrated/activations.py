@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
-from biomistral.quantization.awq import fast_products
+from biomistral.quantization.calibrated.awq import fast_products
 
 
 class _Recorder(nn.Module):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from biomistral.quantization.groups import group_range, rounded, scales_and_zeros
+from biomistral.quantization.calibrated.groups import group_range, rounded, scales_and_zeros
 
 GRID = 20
 CLIP_STEPS = 10
