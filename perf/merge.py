@@ -3,9 +3,10 @@
     python perf/merge.py                       # five methods, 1.0 B parameters: about twenty minutes, nearly all of it mergekit
     python perf/merge.py --parameters 1e8      # a tenth of the size
     python perf/merge.py --cold                # ours on files that are not in memory, beside reading and writing them
+    python perf/merge.py --default-threads     # both as they are started by somebody who sets nothing
     python perf/merge.py --seven-b             # ours on two checkpoints of Mistral 7B's shape (14.5 GB each): peak memory
 
-Both run as fresh processes, in turns, one thread each (OMP_NUM_THREADS=1); the median of each is taken, and the ratio of the
+Both run as fresh processes, in turns, one thread each unless --default-threads; the median of each is taken, and the ratio of the
 medians quoted. What they wrote is compared element by element, except for DARE, whose masks are random. SHA-256 of the
 inputs, which ours takes the first time it sees a file and then remembers, is measured on its own.
 """
@@ -137,7 +138,7 @@ def measured(command: list[Any], log: Path, **environment: str) -> dict[str, flo
     started = time.perf_counter()
     with log.open("wb") as stream:
         process = subprocess.Popen([str(word) for word in command], stdout=stream, stderr=subprocess.STDOUT,
-                                   env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment})
+                                   env={**os.environ, "HF_HUB_OFFLINE": "1", **environment})
         peak, pid = 0, 0
         while not pid:  # ru_maxrss would count this process too: a child begins as its copy
             peak = max(peak, resident_peak(process.pid))
@@ -162,10 +163,11 @@ def resident_peak(pid: int) -> int:
 class Bench:
     """A folder of checkpoints, and both programs on them."""
 
-    def __init__(self, work: Path, peer: Path, parameters: float) -> None:
+    def __init__(self, work: Path, peer: Path, parameters: float, one_thread: bool = True) -> None:
         self.work, self.peer, self.shape = work, peer, shape_for(parameters)
         self.parameters = sum(math.prod(size) for _, size in tensors_of(self.shape))
-        self.environment = {"XDG_CACHE_HOME": str(work / "cache")}
+        self.threads = {"OMP_NUM_THREADS": "1"} if one_thread else {}
+        self.environment = {"XDG_CACHE_HOME": str(work / "cache"), **self.threads}
 
     def make(self, names: str) -> None:
         for name in names:
@@ -181,13 +183,14 @@ class Bench:
     def ours(self, method: str, *options: str) -> dict[str, float]:
         out = self.work / "ours"
         shutil.rmtree(out, ignore_errors=True)
-        return measured([sys.executable, "-m", "biomistral.cli", "merge", self.config(method), "--out", out, "--workers", "1",
-                         *options], self.work / "ours.log", **self.environment)
+        return measured([sys.executable, "-m", "biomistral.cli", "merge", self.config(method), "--out", out,
+                         *(["--workers", "1"] if self.threads else []), *options], self.work / "ours.log", **self.environment)
 
     def theirs(self, method: str) -> dict[str, float]:
         out = self.work / "theirs"
         shutil.rmtree(out, ignore_errors=True)
-        return measured([self.peer.with_name("mergekit-yaml"), self.config(method), out, "--quiet"], self.work / "theirs.log")
+        return measured([self.peer.with_name("mergekit-yaml"), self.config(method), out, "--quiet"], self.work / "theirs.log",
+                        **self.threads)
 
     def hash_inputs(self) -> dict[str, float]:
         """What ours spends once on a new file."""
@@ -261,7 +264,7 @@ def against_peer(bench: Bench, methods: list[str], repeats: int) -> dict[str, An
               f"{ours['peak_mb']:4.0f} MB   {row['cpu_ratio']:5.1f}x ({row['cpu_ratio_without_sha256']:.1f}x without SHA-256; "
               f"target {TARGETS[method]}x), memory 1/{row['memory_ratio']:.1f}"
               + (f", {row['results']['equal']:.4%} equal" if "results" in row else ""), flush=True)
-        keep("against_mergekit", bench, found)
+        keep("against_mergekit" if bench.threads else "against_mergekit_default_threads", bench, found)
     return found
 
 
@@ -349,20 +352,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--seven-b", action="store_true")
+    parser.add_argument("--default-threads", action="store_true")
     parser.add_argument("--peer", type=Path, default=Path(tempfile.gettempdir()) / "venv-mergekit")
     parser.add_argument("--work", type=Path, help="where the checkpoints are made and kept (default: a folder that is removed)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = arguments.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
-        bench = Bench(work, arguments.peer, 7.24e9 if arguments.seven_b else arguments.parameters)
+        bench = Bench(work, arguments.peer, 7.24e9 if arguments.seven_b else arguments.parameters,
+                      not arguments.default_threads)
         if arguments.seven_b:
             kind, found = "seven_b", seven_b(bench)
         elif arguments.cold:
             kind, found = "cold", cold(bench, arguments.methods, arguments.repeats)
         else:
             bench.peer = peer_python(arguments.peer)
-            kind, found = "against_mergekit", against_peer(bench, arguments.methods, arguments.repeats)
+            kind = "against_mergekit_default_threads" if arguments.default_threads else "against_mergekit"
+            found = against_peer(bench, arguments.methods, arguments.repeats)
         keep(kind, bench, found)
 
 

@@ -14,6 +14,16 @@ from tiny import make_model
 
 Weights = dict[str, torch.Tensor]
 Arrays = dict[str, dict[str, np.ndarray]]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+TWO = "models: [{model: B, parameters: {weight: 1}}, {model: C, parameters: {weight: 3}}]\n"
+STOCK = "models: [{model: A}, {model: B}, {model: C}]\nbase_model: A\n"
+TIES = """merge_method: ties
+models:
+  - model: A
+  - model: B
+    parameters: {weight: 0.5, density: 0.5}
+base_model: A
+"""
 
 
 def make_models(root: Path) -> dict[str, Path]:
@@ -25,6 +35,11 @@ def make_models(root: Path) -> dict[str, Path]:
         moved = {key: tensor + 0.02 * torch.randn(tensor.shape, generator=generator) for key, tensor in base.items()}
         save_file(moved, folders[name] / "model.safetensors", metadata={"format": "pt"})
     return folders
+
+
+def make_pair(root: Path) -> dict[str, Path]:
+    """Two models of four layers in bfloat16."""
+    return {name: make_model(root / name, seed, layers=4, hidden=16, dtype="bfloat16") for seed, name in enumerate("AB")}
 
 
 def arrays_of(models: dict[str, Path]) -> Arrays:

@@ -13,12 +13,9 @@ from hypothesis import strategies as st
 
 from biomistral.errors import UserError
 from biomistral.merging import angular
-from merge_arrays import Arrays, arrays_of, check, make_models, merged
+from merge_arrays import DTYPES, STOCK, TWO, Arrays, arrays_of, check, make_models, merged
 
 Pair = tuple[np.ndarray, np.ndarray]
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
-TWO = "models: [{model: B, parameters: {weight: 1}}, {model: C, parameters: {weight: 3}}]\n"
-STOCK = "models: [{model: A}, {model: B}, {model: C}]\nbase_model: A\n"
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from biomistral.errors import UserError
 from biomistral.merging.plan import Plan, plan_merge
+from merge_arrays import TIES, make_pair
 from tiny import make_model
-
-TIES = """merge_method: ties
-models:
-  - model: A
-  - model: B
-    parameters: {weight: 0.5, density: 0.5}
-base_model: A
-"""
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: make_model(root / name, seed, layers=4, hidden=16, dtype="bfloat16") for seed, name in enumerate("AB")}
+    return make_pair(tmp_path_factory.mktemp("models"))
 
 
 def plan(folder: Path, text: str, models: dict[str, Path]) -> Plan:

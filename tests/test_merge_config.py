@@ -15,6 +15,7 @@ from biomistral.merging.parameters import Rule
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.planned import PlannedTensor
 from biomistral.merging.settings import MergeSettings
+from merge_arrays import TIES, make_pair
 from tiny import make_model
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "merges"
@@ -28,19 +29,11 @@ base_model: A
 parameters:
   t: 0.5
 """
-TIES = """merge_method: ties
-models:
-  - model: A
-  - model: B
-    parameters: {weight: 0.5, density: 0.5}
-base_model: A
-"""
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("models")
-    return {name: make_model(root / name, seed, layers=4, hidden=16, dtype="bfloat16") for seed, name in enumerate("AB")}
+    return make_pair(tmp_path_factory.mktemp("models"))
 
 
 def write(folder: Path, text: str) -> Path:

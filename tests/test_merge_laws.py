@@ -15,18 +15,15 @@ from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.stream import stream
 from biomistral.seeds import seed
-from merge_arrays import Arrays, arrays_of, check, make_models, merged
+from merge_arrays import DTYPES, STOCK, TWO, Arrays, arrays_of, check, make_models, merged
 from tiny import make_model
 
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 TASKS = """models:
   - {model: A}
   - {model: B, parameters: {weight: 0.5, density: 0.4}}
   - {model: C, parameters: {weight: 0.3, density: 0.7}}
 base_model: A
 """
-TWO = "models: [{model: B, parameters: {weight: 1}}, {model: C, parameters: {weight: 3}}]\n"
-STOCK = "models: [{model: A}, {model: B}, {model: C}]\nbase_model: A\n"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
