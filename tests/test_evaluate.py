@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
 from biomistral.evaluation.summary import degenerate, summarise
@@ -207,6 +208,29 @@ def test_refusals_before_any_work(place, changes, message):
         execute(settings(place, **changes), place / "refused")
     assert not (place / "refused").exists()
     assert not list(place.glob(".refused*"))
+
+
+def test_too_few_shots_are_said_for_all_tasks_at_once(place):
+    few = [one for one in make_questions() if one.split == "test" or one.task == "hard" or one.id == "easy-0"]
+    write_questions(place / "few.parquet", few)
+    with pytest.raises(UserError, match=r"letters-3shot needs 3 shots .* for easy \(1\); .* --tasks hard$"):
+        execute(settings(place, benchmark=str(place / "few.parquet"), protocols=["letters-3shot"]), place / "few")
+
+
+def test_scores_are_printed_as_a_table(place, done, capsys, monkeypatch):
+    options = ["--model", str(place / "pico"), "--suite", str(place / "bench"), "--protocols", "letters-0shot,cloze-sum"]
+    out = ["--dtype", "float32", "--out", str(place / "table")]
+    monkeypatch.setattr(sys, "argv", ["biomistral", "evaluate", *options, *out])
+    with pytest.raises(SystemExit):
+        main()
+    _, first, second = capsys.readouterr().out.strip().split("\n\n")
+    found = results_of(place / "table")["protocols"]["letters-0shot"]
+    score = found["tasks"]["easy"]
+    low, high = (100 * end for end in score["interval"])
+    assert first.splitlines()[0].split() == ["letters-0shot", "questions", "pico"]
+    assert first.splitlines()[1] == f"easy                     12  {100 * score['accuracy']:.1f} [{low:.1f}, {high:.1f}]"
+    assert first.splitlines()[-1].split() == ["average", "of", "tasks", f"{100 * found['average']:.1f}"]
+    assert second.startswith("cloze-sum")
 
 
 def test_a_prompt_longer_than_the_context_is_refused_by_name(place):

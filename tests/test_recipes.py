@@ -16,7 +16,7 @@ from biomistral.training.settings import FinetuneSettings, PretrainSettings
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PLACEHOLDERS = ("pmc/a.xml", "general/a.jsonl", "articles/a.xml", "train.jsonl", "validation.jsonl", "ten-tasks.parquet")
+PLACEHOLDERS = ("pmc/a.xml", "general/a.jsonl", "articles/a.xml", "train.jsonl", "validation.jsonl", "benchmarks/x.json")
 
 
 @pytest.fixture

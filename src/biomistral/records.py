@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from biomistral.errors import UserError
 from biomistral.recipe import Settings
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 DOCUMENT_SCHEMA = pa.schema([
     ("id", pa.string()), ("title", pa.string()), ("text", pa.string()), ("licence", pa.string()),

@@ -3,13 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from biomistral.artifact import Workspace
 from biomistral.benchmarks import medconcepts, teaching
 from biomistral.benchmarks.distances import Distances
+from biomistral.benchmarks.published import suite
+from biomistral.benchmarks.published.draft import Refusal
 from biomistral.benchmarks.settings import BenchmarkSettings
 from biomistral.codes import Hierarchy, load
 from biomistral.errors import UserError
@@ -17,7 +19,7 @@ from biomistral.files import files_under, write_json, write_text
 from biomistral.progress import log, track
 from biomistral.records import Question, write_questions
 
-SPLITS = ("dev", "validation", "test")
+SPLITS = ("train", "dev", "validation", "test")
 _US_GOVERNMENT = "PD-US-Gov"
 LICENCES = {"ICD10CM": _US_GOVERNMENT, "ICD9CM": _US_GOVERNMENT, "ICD9PROC": _US_GOVERNMENT, "ICD10PROC": _US_GOVERNMENT,
             "ATC": "copyright WHO Collaborating Centre for Drug Statistics Methodology; not to be passed on"}
@@ -41,7 +43,43 @@ def build(work: Workspace) -> None:
     """
     for leftover in files_under(work.path):
         leftover.unlink()
-    _write(work, {"medconceptsqa": medconceptsqa}[work.settings.suite](work))
+    _write(work, medconceptsqa(work) if work.settings.suite == "medconceptsqa" else published(work))
+
+
+def published(work: Workspace) -> Suite:
+    """A suite of published benchmarks; rows that give no question are kept in ``refused.jsonl`` with their reason."""
+    settings: BenchmarkSettings = work.settings
+    gathered = suite.gather(settings.suite, [work.locate(place) for place in settings.files])
+    for path in gathered.others:
+        log.warning("%s: no file of this suite; left out", path)
+    made = Suite(iter(()))
+    for name in gathered.files:
+        source = suite.SOURCES[name]
+        work.licences[source.licence] = work.licences.get(source.licence, 0) + 1
+        made.tasks |= {task: {"licence": source.licence, "source": source.paper} for task in source.tasks}
+    made.questions = _read(work, gathered)
+    return made
+
+
+def _read(work: Workspace, gathered: suite.Gathered) -> Iterator[Question]:
+    """The questions; afterwards the refusals are counted and written, and unexpected sizes said."""
+    counts: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[str] = Counter()
+    refused = []
+    for item in suite.read(gathered, work.settings.seed):
+        if isinstance(item, Refusal):
+            refused.append(json.dumps(asdict(item), ensure_ascii=False))
+            reasons[item.reason] += 1
+            continue
+        counts[item.task, item.split] += 1
+        yield item
+    notes = suite.odd_sizes(work.settings.suite, counts)
+    for note in notes:
+        log.warning(note)
+    work.facts |= {"refused": dict(reasons), "sizes": notes, "files_left_out": [path.name for path in gathered.others]}
+    if refused:
+        log.warning("%d rows give no question: refused.jsonl says why", len(refused))
+        write_text(work.path / "refused.jsonl", "\n".join(refused) + "\n")
 
 
 def medconceptsqa(work: Workspace) -> Suite:
@@ -121,13 +159,15 @@ def _write(work: Workspace, suite: Suite) -> None:
     if not any(split == "test" for _, split in tally):
         (work.path / "questions.parquet").unlink()
         raise UserError("no question can be asked: each needs three other codes at its level's distance; give a list of "
-                        "codes with parents, other levels, or fewer shots and validation questions")
+                        "codes with parents, other levels, or fewer shots and validation questions"
+                        if work.settings.suite == "medconceptsqa" else "the files hold no test question")
     tasks: dict[str, dict[str, Any]] = {}
     for task, about in suite.tasks.items():
-        splits = {split: tally[task, split] for split in SPLITS}
-        work.counts[task] = {**splits, "available": about["available"]}
+        splits = {split: tally[task, split] for split in SPLITS if split != "train" or tally[task, split]}
+        work.counts[task] = splits | ({"available": about["available"]} if "available" in about else {})
         if not splits["test"]:
-            log.warning("%s: no test question (%d codes can be asked about); left out", task, about["available"])
+            log.warning("%s: no test question%s; left out", task,
+                        f" ({about['available']} codes can be asked about)" if "available" in about else "")
         else:
             tasks[task] = {**splits, "licence": about["licence"], "source": about["source"]}
     work.counts |= {"questions": total, **{f"test_{group}": count for group, count in sorted(groups.items())}}

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 from biomistral.recipe import Input, Settings, StageSettings
 
 Level = Literal["easy", "medium", "hard"]
+Suite = Literal["medconceptsqa", "biomistral", "mmlu_medical", "truthfulqa"]
 Vocabulary = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -35,14 +36,17 @@ class TeachSettings(Settings):
 
 
 class BenchmarkSettings(StageSettings):
-    """Build a benchmark's questions; MedConceptsQA (arXiv 2405.07348) from lists of medical codes."""
+    """Build a benchmark's questions: BioMistral's ten tasks and others from their published files, MedConceptsQA
+    (arXiv 2405.07348) from lists of medical codes."""
 
     kind: ClassVar[str] = "benchmark"
     version: ClassVar[int] = 1
     make: ClassVar[str] = "biomistral.benchmarks.build:build"
 
-    suite: Literal["medconceptsqa"] = Field("medconceptsqa", description="which benchmark to build",
-                                            json_schema_extra={"argument": True})
+    suite: Suite = Field("medconceptsqa", description="which benchmark to build", json_schema_extra={"argument": True})
+    files: list[Input] = Field(default_factory=list, description=(
+        "files of the published benchmarks, or folders of them, as their authors or the hub have them (all suites but "
+        "medconceptsqa)"))
     vocabularies: dict[Vocabulary, Input] = Field(
         {"ICD10CM": Input("embedded:icd10cm"), "ICD9CM": Input("embedded:icd9cm"), "ICD10PROC": Input("embedded:icd10pcs")},
         min_length=1, description="name of each vocabulary and the file of its codes (csv with code,parent_code,name or "
@@ -55,6 +59,10 @@ class BenchmarkSettings(StageSettings):
 
     @model_validator(mode="after")
     def _sound(self) -> "BenchmarkSettings":
+        if (self.suite == "medconceptsqa") == bool(self.files):
+            how = ("code lists (vocabularies), not from files" if self.files
+                   else "published files: name them, or the folder they lie in, with files")
+            raise ValueError(f"suite {self.suite} is built from {how}")
         if len(set(self.levels)) < len(self.levels):
             raise ValueError(f"levels = {list(self.levels)} names a level twice")
         if len({name.lower() for name in self.vocabularies}) < len(self.vocabularies):

@@ -27,6 +27,7 @@ from biomistral.cli.common import (
 )
 from biomistral.cli.corpus import corpus_app
 from biomistral.cli.merge import merge_app
+from biomistral.cli.quantize import add_quantize
 from biomistral.errors import UserError
 from biomistral.recipe import StageSettings
 from biomistral.scoring.names import Formulation
@@ -60,15 +61,25 @@ app.add_typer(corpus_app, name="corpus")
 
 
 def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
-    """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several."""
+    """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several; then their scores as a table."""
     if len(several) == 1:
         run_stage(several[0], out, **common)
+        _show_scores([out], common["as_json"])
         return
     names = [getattr(settings, "name", "") or Path(str(settings.model)).name for settings in several]  # type: ignore[attr-defined]
     if len(set(names)) < len(names):
         raise UserError(f"--model: two models are called the same ({', '.join(names)}); evaluate them one by one with --name")
     for name, settings in zip(names, several, strict=True):
         run_stage(settings, out / name, **common)
+    _show_scores([out / name for name in names], common["as_json"])
+
+
+def _show_scores(folders: list[Path], as_json: bool) -> None:
+    if as_json:
+        return
+    from biomistral.evaluation import table
+
+    print(f"\n{table.render(table.read(folders))}")
 
 
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
@@ -105,7 +116,7 @@ add_stage(benchmark_app, "build", "benchmark")
 _TRAINING = [*COMMON, parameter("log_to", LogTo, ()), parameter("ignore_memory", IgnoreMemory, False)]
 add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
-add_stage(app, "quantize", "quantize")
+add_quantize(app)
 add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)},
           "model")
 add_stage(model_app, "select", "select")

@@ -47,10 +47,11 @@ def emit(data: Any, text: str, as_json: bool) -> None:
 
 
 def run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
-              executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False) -> None:
+              executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False,
+              speed: bool = False) -> None:
     """Make an artifact, and say what it holds."""
     artifact = execute(settings, out, machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
-                                              log_to=log_to, ignore_memory=ignore_memory))
+                                              log_to=log_to, ignore_memory=ignore_memory, speed=speed))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))

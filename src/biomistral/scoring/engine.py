@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from biomistral.models.quantized.linear import same_for_any_batch
+
 _VOCABULARY_AT_ONCE = 8192
 _READS_AT_ONCE = 32  # a float32 row of 49,152 logits is 0.2 MB, of 151,936 0.6 MB
 _SHORTEST_PREFIX = 4
@@ -122,6 +124,7 @@ class Engine:
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS.get(self.device.type, 1024)
         self.head = AnswerHead(model.get_output_embeddings())
         model.set_output_embeddings(self.head)
+        same_for_any_batch(model)
 
     def give_back(self) -> None:
         """Give the model its own output head again; the engine is then of no more use."""

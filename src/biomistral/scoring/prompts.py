@@ -4,7 +4,7 @@ Sources: BioMistral's released scripts (SPEC section 3) for ``letters``; MedConc
 ``medconceptsqa``. ``cloze`` shows no letters: the options are scored as continuations of the stem.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -84,6 +84,18 @@ def _medconceptsqa_item(question: Question) -> str:
     return "\n".join([*_context(question), question.stem.strip(), *options, "Answer:"])
 
 
+def _pools(questions: Sequence[Question], task: str, asked_split: str) -> Iterator[list[Question]]:
+    """What each of the splits could give as shots: never from the split that is asked, and English where there is English."""
+    for split in SHOT_SPLITS:
+        found = [question for question in questions if question.task == task and question.split == split != asked_split]
+        yield [question for question in found if question.language == "en"] or found
+
+
+def num_shots(questions: Sequence[Question], task: str, asked_split: str) -> int:
+    """The most shots that one of a task's splits can give."""
+    return max(map(len, _pools(questions, task, asked_split)))
+
+
 def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, shot_set: int, root: int,
                  asked_split: str) -> list[Question]:
     """The shots that all questions of a task see in one shot set.
@@ -97,9 +109,7 @@ def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, s
     if protocol.shots == 0:
         return []
     pool: list[Question] = []
-    for split in SHOT_SPLITS:
-        found = [question for question in questions if question.task == task and question.split == split != asked_split]
-        found = [question for question in found if question.language == "en"] or found
+    for found in _pools(questions, task, asked_split):
         if len(pool) < protocol.shots and len(found) > len(pool):
             pool = found
     if len(pool) < protocol.shots:

@@ -1,0 +1,1 @@
+"""Benchmarks from the files their authors or the Hugging Face hub publish."""

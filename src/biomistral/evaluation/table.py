@@ -1,0 +1,36 @@
+"""Results as a table for the terminal: a row a task, a column a model, one table a protocol."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """``results.json`` of every folder."""
+    return [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
+
+
+def render(results: Sequence[dict[str, Any]]) -> str:
+    """Accuracies in percent with their 95 % intervals; under each table the unweighted mean of its tasks, as in the paper."""
+    protocols = dict.fromkeys(name for result in results for name in result["protocols"])
+    return "\n\n".join(_table(name, [result for result in results if name in result["protocols"]]) for name in protocols)
+
+
+def _table(protocol: str, results: Sequence[dict[str, Any]]) -> str:
+    scores = [result["protocols"][protocol] for result in results]
+    tasks = dict.fromkeys(task for score in scores for task in score["tasks"])
+    rows = [[protocol, "questions", *(result["model"]["name"] for result in results)]]
+    for task in tasks:
+        found = [score["tasks"].get(task) for score in scores]
+        rows.append([task, str(next(one["n"] for one in found if one)), *(_cell(one) if one else "-" for one in found)])
+    rows.append(["average of tasks", "", *(f"{100 * score['average']:.1f}" for score in scores)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) if column != 1 else cell.rjust(width)
+                               for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+
+
+def _cell(score: dict[str, Any]) -> str:
+    low, high = score["interval"]
+    spread = f" ±{100 * score['spread']:.1f}" if score["spread"] else ""
+    return f"{100 * score['accuracy']:.1f}{spread} [{100 * low:.1f}, {100 * high:.1f}]"
