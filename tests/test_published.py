@@ -16,6 +16,7 @@ from biomistral.benchmarks.published import medmcqa, mmlu, suite
 from biomistral.benchmarks.published.draft import Refusal
 from biomistral.benchmarks.published.files import DataFile
 from biomistral.benchmarks.settings import BenchmarkSettings
+from biomistral.cli import app
 from biomistral.errors import UserError
 from biomistral.recipe import parse
 from biomistral.records import LETTERS, Question, read_questions
@@ -315,3 +316,13 @@ def test_settings_say_what_a_suite_is_built_from(tmp_path: Path) -> None:
         parse(BenchmarkSettings, {"suite": "biomistral"}, "recipe")
     with pytest.raises(UserError, match="suite medconceptsqa is built from code lists"):
         parse(BenchmarkSettings, {"files": ["x"]}, "recipe")
+
+
+def test_what_can_be_built_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["benchmark", "list", "--json"], standalone_mode=False)
+    rows = {row["task"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["medmcqa"] == {"suites": ["biomistral"], "task": "medmcqa", "licence": "MIT", "paper": "arXiv 2203.14371",
+                               "sizes": {"train": 146257, "validation": 36565, "test": 4183}}
+    assert rows["mmlu_anatomy"]["suites"] == ["biomistral", "mmlu_medical"]
+    app(["benchmark", "list"], standalone_mode=False)
+    assert "biomistral benchmark build truthfulqa --files FOLDER --out DIR" in capsys.readouterr().out

@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from biomistral.artifact import Artifact, verify
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer, tokenizer_digest
+from biomistral.quantization.calibrated import stage
+from biomistral.quantization.calibrated.layer import quantize_layer
 from biomistral.quantization.calibrated.samples import draw
-from biomistral.quantization.calibrated.stage import Quantizer
 from biomistral.quantization.settings import QuantizeSettings
 from biomistral.run import execute
-from test_int4 import naive_weight
+from int_matrices import naive_weight
 from tiny import TEXT, make_model
 
 CHOSEN: dict[str, Any] = {"group_size": 32, "samples": 4, "sequence_length": 32, "evaluation_samples": 2}
@@ -132,11 +133,9 @@ def test_killed_work_goes_on_at_the_next_layer(tmp_path: Path, text: Path, monke
     assert len(list(partial.glob("*.safetensors"))) == 3
     (partial / ".model-00004-of-00004.safetensors.tmp").write_bytes(b"half a shard")
     made: list[int] = []
-    write_layer = Quantizer._write_layer
-    monkeypatch.setattr(Quantizer, "_write_layer",
-                        lambda self, index, seen: (made.append(index), write_layer(self, index, seen))[1])
+    monkeypatch.setattr(stage, "quantize_layer", lambda *given: (made.append(1), quantize_layer(*given))[1])
     assert files_of(run(model, text, tmp_path / "cut").path) == whole
-    assert made == [2]
+    assert made == [1]  # of three layers
 
 
 def test_cut_off_after_the_report(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +213,8 @@ def test_what_is_refused_before_the_first_layer(tmp_path: Path, text: Path) -> N
     assert AutoConfig.from_pretrained(other).model_type == "gpt2"
     with pytest.raises(UserError, match="architecture 'gpt2' cannot be quantised"):
         run(other, text, tmp_path / "out")
+    with pytest.raises(UserError, match="layout: autoawq cannot hold 8 bits; use layout: compressed-tensors"):
+        run(model, text, tmp_path / "out", bits=8)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".out.*"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma2Config, MixtralConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, MixtralConfig, PreTrainedModel
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_model
@@ -116,13 +116,29 @@ def test_names_without_the_models_prefix_are_found(tmp_path: Path) -> None:
     assert torch.equal(stored.read(UP), tensors[UP])
 
 
-@pytest.mark.parametrize("config_class", [MixtralConfig, Gemma2Config])
-def test_what_only_a_full_load_builds_is_loaded_whole(tmp_path: Path, config_class: Any) -> None:
-    """Experts that are stored one by one; an embedding's scale kept in a buffer."""
+def saved(folder: Path, config_class: Any) -> PreTrainedModel:
     config = config_class(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
                           num_key_value_heads=1, head_dim=8)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def test_buffers_that_the_model_fills_itself_are_built(tmp_path: Path) -> None:
+    """Gemma's embedding keeps its scale, the square root of its width, in a buffer that no file holds."""
+    model = saved(tmp_path, Gemma2Config)
+    found, stored = open_model(tmp_path, torch.float32)
+    assert stored is not None
+    for name, _ in list(found.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        setattr(found.get_submodule(owner), leaf, torch.nn.Parameter(stored.read(name).clone()))
+    found.tie_weights()
+    tokens = torch.arange(20)[None]
+    assert torch.equal(found(tokens).logits, model(tokens).logits)
+
+
+def test_experts_that_are_stored_one_by_one_are_loaded_whole(tmp_path: Path) -> None:
+    model = saved(tmp_path, MixtralConfig)
     found, stored = open_model(tmp_path, torch.float32)
     assert stored is None
     for (name, parameter), (other, expected) in zip(found.named_parameters(), model.named_parameters(), strict=True):

@@ -64,6 +64,7 @@ class Machine(Settings):
         (), description="where a training's rows go besides metrics.jsonl")
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
     ignore_memory: bool = Field(False, description="train even where the plan needs more memory than there is")
+    speed: bool = Field(False, description="measure a quantised model's memory and speed too, in processes of their own")
 
 
 class Recipe(Settings):

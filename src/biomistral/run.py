@@ -19,6 +19,7 @@ from biomistral.recipe import Document, Machine, Recipe, StageSettings, load_rec
 KINDS = {
     "model": "biomistral.models.settings:ModelSettings",
     "benchmark": "biomistral.benchmarks.settings:BenchmarkSettings",
+    "questions": "biomistral.benchmarks.settings:OwnQuestionsSettings",
     "corpus": "biomistral.corpus.settings:CorpusSettings",
     "pretrain": "biomistral.training.settings:PretrainSettings",
     "finetune": "biomistral.training.settings:FinetuneSettings",

@@ -1,38 +1,25 @@
-"""Make a benchmark folder (docs/formats.md): questions, what is to be taught, training text, and a summary."""
+"""The ``benchmark`` stage: MedConceptsQA from code lists, or a suite of published files."""
 
-import json
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from biomistral.artifact import Workspace
-from biomistral.benchmarks import medconcepts, teaching
+from biomistral.benchmarks import folder, medconcepts, teaching
 from biomistral.benchmarks.distances import Distances
-from biomistral.benchmarks.published import suite
-from biomistral.benchmarks.published.draft import Refusal
+from biomistral.benchmarks.folder import Suite
+from biomistral.benchmarks.published.build import published
 from biomistral.benchmarks.settings import BenchmarkSettings
 from biomistral.codes import Hierarchy, load
-from biomistral.errors import UserError
-from biomistral.files import files_under, write_json, write_text
-from biomistral.progress import log, track
-from biomistral.records import Question, write_questions
+from biomistral.files import files_under
+from biomistral.progress import track
+from biomistral.records import Question
 
-SPLITS = ("train", "dev", "validation", "test")
 _US_GOVERNMENT = "PD-US-Gov"
 LICENCES = {"ICD10CM": _US_GOVERNMENT, "ICD9CM": _US_GOVERNMENT, "ICD9PROC": _US_GOVERNMENT, "ICD10PROC": _US_GOVERNMENT,
             "ATC": "copyright WHO Collaborating Centre for Drug Statistics Methodology; not to be passed on"}
-
-
-@dataclass
-class Suite:
-    """A benchmark on its way to disk: its questions, and per task where they are from and how many there could be."""
-
-    questions: Iterator[Question]
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    taught: dict[str, Any] | None = None
-    train: Iterator[dict[str, str]] | None = None
+_NOTHING = ("no question can be asked: each needs three other codes at its level's distance; give a list of codes with parents, "
+            "other levels, or fewer shots and validation questions")
 
 
 def build(work: Workspace) -> None:
@@ -43,43 +30,8 @@ def build(work: Workspace) -> None:
     """
     for leftover in files_under(work.path):
         leftover.unlink()
-    _write(work, medconceptsqa(work) if work.settings.suite == "medconceptsqa" else published(work))
-
-
-def published(work: Workspace) -> Suite:
-    """A suite of published benchmarks; rows that give no question are kept in ``refused.jsonl`` with their reason."""
-    settings: BenchmarkSettings = work.settings
-    gathered = suite.gather(settings.suite, [work.locate(place) for place in settings.files])
-    for path in gathered.others:
-        log.warning("%s: no file of this suite; left out", path)
-    made = Suite(iter(()))
-    for name in gathered.files:
-        source = suite.SOURCES[name]
-        work.licences[source.licence] = work.licences.get(source.licence, 0) + 1
-        made.tasks |= {task: {"licence": source.licence, "source": source.paper} for task in source.tasks}
-    made.questions = _read(work, gathered)
-    return made
-
-
-def _read(work: Workspace, gathered: suite.Gathered) -> Iterator[Question]:
-    """The questions; afterwards the refusals are counted and written, and unexpected sizes said."""
-    counts: Counter[tuple[str, str]] = Counter()
-    reasons: Counter[str] = Counter()
-    refused = []
-    for item in suite.read(gathered, work.settings.seed):
-        if isinstance(item, Refusal):
-            refused.append(json.dumps(asdict(item), ensure_ascii=False))
-            reasons[item.reason] += 1
-            continue
-        counts[item.task, item.split] += 1
-        yield item
-    notes = suite.odd_sizes(work.settings.suite, counts)
-    for note in notes:
-        log.warning(note)
-    work.facts |= {"refused": dict(reasons), "sizes": notes, "files_left_out": [path.name for path in gathered.others]}
-    if refused:
-        log.warning("%d rows give no question: refused.jsonl says why", len(refused))
-        write_text(work.path / "refused.jsonl", "\n".join(refused) + "\n")
+    name = work.settings.suite
+    folder.write(work, name, medconceptsqa(work) if name == "medconceptsqa" else published(work))
 
 
 def medconceptsqa(work: Workspace) -> Suite:
@@ -91,7 +43,7 @@ def medconceptsqa(work: Workspace) -> Suite:
         licence = LICENCES.get(name, "not stated")
         work.licences[licence] = work.licences.get(licence, 0) + 1
     groups: dict[str, dict[str, tuple[str, ...]]] = {}
-    suite = Suite(iter(()))
+    suite = Suite(iter(()), nothing=_NOTHING)
     if settings.teach is not None:
         hierarchy = hierarchies[settings.teach.vocabulary]
         taught, untaught = teaching.choose(hierarchy, settings.teach, settings.seed)
@@ -142,39 +94,3 @@ def _plan(settings: BenchmarkSettings, questions: medconcepts.QuestionSet, askab
 def _source(name: str) -> str:
     """An input's name without its place on this machine: the same input gives the same bytes anywhere."""
     return name if name.startswith(("embedded:", "hub:")) else Path(name).name
-
-
-def _write(work: Workspace, suite: Suite) -> None:
-    tally: Counter[tuple[str, str]] = Counter()
-    groups: Counter[str] = Counter()
-
-    def counted() -> Iterator[Question]:
-        for question in suite.questions:
-            tally[question.task, question.split] += 1
-            if question.split == "test" and "group" in question.meta:
-                groups[question.meta["group"]] += 1
-            yield question
-
-    total = write_questions(work.path / "questions.parquet", counted())
-    if not any(split == "test" for _, split in tally):
-        (work.path / "questions.parquet").unlink()
-        raise UserError("no question can be asked: each needs three other codes at its level's distance; give a list of "
-                        "codes with parents, other levels, or fewer shots and validation questions"
-                        if work.settings.suite == "medconceptsqa" else "the files hold no test question")
-    tasks: dict[str, dict[str, Any]] = {}
-    for task, about in suite.tasks.items():
-        splits = {split: tally[task, split] for split in SPLITS if split != "train" or tally[task, split]}
-        work.counts[task] = splits | ({"available": about["available"]} if "available" in about else {})
-        if not splits["test"]:
-            log.warning("%s: no test question%s; left out", task,
-                        f" ({about['available']} codes can be asked about)" if "available" in about else "")
-        else:
-            tasks[task] = {**splits, "licence": about["licence"], "source": about["source"]}
-    work.counts |= {"questions": total, **{f"test_{group}": count for group, count in sorted(groups.items())}}
-    if suite.taught is not None:
-        write_json(work.path / "taught.json", suite.taught)
-    if suite.train is not None:
-        lines = [json.dumps(row, ensure_ascii=False) for row in suite.train]
-        write_text(work.path / "train.jsonl", "\n".join(lines) + "\n")
-        work.counts["train"] = len(lines)
-    write_json(work.path / "benchmark.json", {"name": work.settings.suite, "tasks": tasks})

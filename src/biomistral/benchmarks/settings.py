@@ -71,3 +71,26 @@ class BenchmarkSettings(StageSettings):
             raise ValueError(f"teach.vocabulary = '{self.teach.vocabulary}' is not among the vocabularies "
                              f"{', '.join(self.vocabularies)}")
         return self
+
+
+class OwnQuestionsSettings(StageSettings):
+    """Bring your own multiple-choice questions (CSV, JSON, JSON Lines, Parquet) into the form that models are asked in."""
+
+    kind: ClassVar[str] = "questions"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.benchmarks.own:bring"
+
+    files: list[Input] = Field(min_length=1, description="your files", json_schema_extra={"argument": True})
+    task: str = Field(min_length=1, description="what the results call these questions")
+    stem: str = Field("question", description="column of the question's text")
+    options: list[str] = Field(["options"], min_length=1, description=(
+        "columns of the options, in the letters' order; or one that holds a list, or an object by letter"))
+    answer: str = Field("answer", description="column that says which option is right")
+    answer_as: Literal["letter", "text", "number from 0", "number from 1"] = Field("letter", description=(
+        "what stands there: the option's letter, its text, or its number"))
+    id: str = Field("", description="column of the questions' ids; none: their number")
+    context: str = Field("", description="column of a text shown before the question; none: no such text")
+    split: str = Field("test", description="split that all the questions belong to")
+    split_column: str = Field("", description="column that says each question's split instead: train, dev, validation, test")
+    language: str = Field("en", description="language of the questions (ISO 639-1)")
+    licence: str = Field("not stated", description="licence of the questions")

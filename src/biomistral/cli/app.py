@@ -113,6 +113,7 @@ def run_command(
 
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
+add_stage(benchmark_app, "import", "questions")
 _TRAINING = [*COMMON, parameter("log_to", LogTo, ()), parameter("ignore_memory", IgnoreMemory, False)]
 add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
@@ -121,6 +122,15 @@ add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite
           "model")
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
+
+
+@benchmark_app.command("list")
+def benchmark_list(as_json: Json = False) -> None:
+    """The suites that can be built: their tasks, questions of each split, licences and papers."""
+    from biomistral.benchmarks.published import listing
+
+    rows = listing.known()
+    emit(rows, listing.render(rows), as_json)
 
 
 @app.command("preview")

@@ -1,55 +1,70 @@
 """Read a GGUF file as a transformers model and tokenizer, both exactly as the file describes them."""
 
-import struct
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
-from biomistral.models.gguf_tokenizer import bpe_tokenizer
-from biomistral.models.load import quiet
-
-
-def read_fields(path: Path) -> dict[str, Any]:
-    """The metadata of a GGUF file, arrays included.
-
-    Raises:
-        UserError: the file is not GGUF, or is truncated or corrupt.
-    """
-    from gguf import GGUFReader
-
-    with path.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise UserError(f"{path}: not a GGUF file (it does not begin with 'GGUF')")
-    try:
-        return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error) as error:
-        raise UserError(f"{path}: truncated or corrupt GGUF ({str(error).splitlines()[0]}); download it again") from error
+from biomistral.models import skeleton
+from biomistral.models.gguf_file import GGUFFile
+from biomistral.models.gguf_layout import Layout
+from biomistral.models.gguf_tokenizer import tokenizer_of
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
-    """Load weights (dequantised), tokenizer and licence of a GGUF file.
+    """Load weights (dequantised), tokenizer and licence of a GGUF file that stands alone, by what it says of itself.
 
     Raises:
         UserError: the file is corrupt, of an architecture transformers does not read, or has no known tokenizer.
     """
-    fields = read_fields(path)
-    quiet()
-    folder, name = str(path.parent), path.name
+    fields = GGUFFile(path).fields
+    tokenizer = tokenizer_of(fields, str(path))
     try:
-        if fields.get("tokenizer.ggml.model") == "gpt2":
-            tokenizer = bpe_tokenizer(fields, str(path))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True)
     except (KeyError, OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: GGUF of architecture '{fields.get('general.architecture')}' cannot be read "
                         f"({str(error).splitlines()[0]})") from error
     return _unmark(model), tokenizer, fields.get("general.license")
+
+
+def config_entry(file: str) -> dict[str, Any]:
+    """``quantization_config`` of a folder whose weights lie in a GGUF file."""
+    return {"quant_method": "gguf", "file": file}
+
+
+def load_gguf_folder(folder: Path, entry: dict[str, Any], dtype: torch.dtype | None,
+                     device: torch.device | str) -> PreTrainedModel:
+    """Load the model of a ``config.json`` whose weights lie in a GGUF file beside it; ``dtype`` None is what config.json says.
+
+    Raises:
+        UserError: the file is missing, corrupt or incomplete, or holds a tensor of another shape than the architecture's.
+    """
+    named = str(entry.get("file"))
+    path = folder / named
+    if path.name != named or not path.is_file():
+        raise UserError(f"{folder / 'config.json'}: quantization_config.file is {named!r}, which is no file of the folder; make "
+                        "the model again")
+    file = GGUFFile(path)
+    outline = skeleton.outline(folder, dtype or torch.float32)
+    config = outline.config
+    dtype = dtype or config.dtype or torch.float32
+    layout = Layout(config, folder)
+    state = {name: _read(file, layout, name, parameter).to(dtype) for name, parameter in outline.named_parameters()}
+    del config.quantization_config
+    model = getattr(transformers, type(outline).__name__).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    return model.to(device)
+
+
+def _read(file: GGUFFile, layout: Layout, name: str, parameter: Tensor) -> Tensor:
+    tensor = file.read(layout.name(name))
+    if tensor.shape != parameter.shape:
+        raise UserError(f"{file.path}: tensor '{layout.name(name)}' is {tuple(tensor.shape)}, the architecture of config.json "
+                        f"expects {tuple(parameter.shape)}; take both from the same model")
+    return layout.from_gguf(name, tensor)
 
 
 def _unmark(model: PreTrainedModel) -> PreTrainedModel:

@@ -14,7 +14,7 @@ from biomistral.errors import UserError
 from biomistral.files import write_json
 from biomistral.models.folder import copy_tokenizer, read_config, weight_files
 from biomistral.models.gguf import load_gguf
-from biomistral.models.load import load_model, load_tokenizer, num_parameters
+from biomistral.models.load import load_model, load_tokenizer, num_parameters, quiet
 from biomistral.progress import track
 
 
@@ -26,6 +26,7 @@ def import_model(work: Workspace) -> None:
     """
     source, dtype = work.locate(work.settings.source), getattr(torch, work.settings.dtype)
     if source.is_file():
+        quiet()
         model, tokenizer, licence = load_gguf(source, dtype)
         tokenizer.save_pretrained(work.path)
         model.save_pretrained(work.path)

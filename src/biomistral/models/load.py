@@ -9,8 +9,12 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
+from biomistral.models.bnb_layers import load_bitsandbytes, num_halved
 from biomistral.models.folder import TOKENIZER_FILES, read_config, weight_files
-from biomistral.models.int4 import load_awq, num_quantized
+from biomistral.models.gguf import load_gguf_folder
+from biomistral.models.quantized.layouts import is_known
+from biomistral.models.quantized.linear import num_quantized
+from biomistral.models.quantized.load import load_quantized
 
 
 def quiet() -> None:
@@ -75,13 +79,17 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
         UserError: the folder is not a model, or its weights are missing, corrupt or pickled.
     """
     config = read_config(folder)
-    files = weight_files(folder)
+    quantization = config.get("quantization_config") or {}
+    files = [] if quantization.get("quant_method") == "gguf" else weight_files(folder)
     quiet()
     if "architectures" not in config or not config.get("model_type"):
         raise UserError(f"{folder / 'config.json'}: names no architecture ('architectures', 'model_type' expected)")
-    quantization = config.get("quantization_config") or {}
-    if quantization.get("quant_method") == "awq":
-        return load_awq(folder, files, quantization, dtype, device).eval()
+    if quantization.get("quant_method") == "gguf":
+        return load_gguf_folder(folder, quantization, dtype, device).eval()
+    if is_known(quantization):
+        return load_quantized(folder, files, quantization, dtype, device).eval()
+    if quantization.get("quant_method") == "bitsandbytes":
+        return load_bitsandbytes(folder, files, quantization, dtype, device).eval()
     try:
         model, read = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True,
@@ -99,4 +107,4 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
 
 def num_parameters(model: PreTrainedModel) -> int:
     """Parameters of the model, tied ones counted once, 4-bit weights as weights."""
-    return int(sum(parameter.numel() for parameter in model.parameters())) + num_quantized(model)
+    return int(sum(parameter.numel() for parameter in model.parameters())) + num_quantized(model) + num_halved(model)

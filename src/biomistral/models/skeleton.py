@@ -53,26 +53,48 @@ class Weights:
         return found
 
 
+def outline(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of ``config.json`` with all its parameters and buffers on the meta device: names, shapes and configuration.
+
+    Raises:
+        UserError: the architecture is unknown.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})") from error
+
+
 def build(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> PreTrainedModel:
     """The model of ``config.json`` in evaluation mode, parameters on the meta device, buffers computed on ``device``.
 
     Raises:
         UserError: the architecture is unknown, or (`Unbuildable`) has buffers that only a full load can fill.
     """
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: cannot be loaded as a causal language model ({str(error).splitlines()[0]})") from error
+    model = outline(folder, dtype)
     for name, module in list(model.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
-        if not hasattr(module, "rope_type"):
+        if hasattr(module, "rope_type"):
+            model.set_submodule(name, type(module)(config=module.config).to(device))
+        elif not _fill_buffers(model, module, device):
             raise Unbuildable(f"{folder}: {model.config.model_type} keeps a buffer in '{name}' that cannot be built without "
                               "loading the model; this architecture is not supported here")
-        model.set_submodule(name, type(module)(config=module.config).to(device))
     return model.eval()
+
+
+def _fill_buffers(model: PreTrainedModel, module: nn.Module, device: torch.device | str) -> bool:
+    """Have the model's own initialisation give a module's buffers their values (Gemma's embeddings keep their scale so);
+    False if it leaves one as it is."""
+    buffers = dict(module.named_buffers(recurse=False))
+    if not all(buffer.is_floating_point() for buffer in buffers.values()):
+        return False
+    for name, buffer in buffers.items():
+        setattr(module, name, torch.full_like(buffer, torch.nan, device=device))
+    model._init_weights(module)
+    return not any(bool(buffer.isnan().any()) for buffer in module.buffers(recurse=False))
 
 
 def fill(module: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device | str = "cpu",

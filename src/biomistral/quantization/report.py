@@ -1,6 +1,6 @@
 """What quantising cost: perplexity, KL divergence from the 16-bit model, changed predictions, size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_ROWS = 256  # logits of so many positions at a time: 256 x 128k vocabulary x 4 bytes = 131 MB
+REPORT = "quantization.json"
+ROWS = 256  # logits of so many positions at a time: 256 x 128k vocabulary x 4 bytes = 131 MB
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Comparison:
         self.flips.append(log_p.argmax(-1) != log_q.argmax(-1))
 
     def summary(self) -> dict[str, Any]:
-        """Perplexities, KL(16-bit || 4-bit) in nats (mean and 99th percentile), share of changed argmax tokens."""
+        """Perplexities, KL(16-bit || quantised) in nats (mean and 99th percentile), share of changed argmax tokens."""
         divergence = torch.cat(self.divergence).double()
         return {
             "tokens": divergence.numel(),
@@ -40,20 +41,20 @@ class Comparison:
         }
 
 
-def compare(norm: nn.Module, head: nn.Module, reference: Sequence[Tensor], quantized: Sequence[Tensor],
+def compare(norm: nn.Module, head: nn.Module, reference: Iterable[Tensor], quantized: Iterable[Tensor],
             sequences: Tensor) -> dict[str, Any]:
     """Compare from the last layer's hidden states, (1, T, hidden) each, and the tokens (sequences, T)."""
     comparison = Comparison()
     with torch.inference_mode():
         for exact, rounded, tokens in zip(reference, quantized, sequences, strict=True):
             targets = tokens[1:].to(exact.device)
-            for start in range(0, len(targets), _ROWS):
-                rows = slice(start, min(start + _ROWS, len(targets)))
+            for start in range(0, len(targets), ROWS):
+                rows = slice(start, min(start + ROWS, len(targets)))
                 comparison.add(head(norm(exact[0, rows])), head(norm(rounded[0, rows])), targets[rows])
     return comparison.summary()
 
 
-def relative_error(reference: Sequence[Tensor], quantized: Sequence[Tensor]) -> float:
+def relative_error(reference: Iterable[Tensor], quantized: Iterable[Tensor]) -> float:
     """||b - a||^2 / ||a||^2 over all hidden states."""
     change = sum(float((b.float() - a.float()).square().sum()) for a, b in zip(reference, quantized, strict=True))
     return change / sum(float(a.float().square().sum()) for a in reference)

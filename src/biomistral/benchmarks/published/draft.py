@@ -27,6 +27,7 @@ class Draft:
     answer: int
     context: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    language: str = "en"
 
     def question(self, place: str) -> Question | Refusal:
         """The question, if it is sound."""
@@ -40,7 +41,7 @@ class Draft:
         if not 0 <= self.answer < len(options):
             return Refusal(place, "no right option is marked")
         return Question(id=f"{self.task}/{self.name}", task=self.task, split=self.split, stem=self.stem.strip(), options=options,
-                        answer=LETTERS[self.answer], context=self.context or None, meta=self.meta)
+                        answer=LETTERS[self.answer], context=self.context or None, meta=self.meta, language=self.language)
 
 
 def attempt(place: str, make: Callable[[], Question | Refusal]) -> Question | Refusal:

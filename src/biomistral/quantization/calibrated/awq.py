@@ -10,9 +10,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from biomistral.quantization.calibrated.groups import group_range, rounded, scales_and_zeros
+from biomistral.quantization.calibrated.groups import Scheme, grid, group_range, rounded, scales_and_zeros
 
-GRID = 20
+COARSE, FINEST = 0.25, 1 / 32
+"""The ratios 0, 0.25 ... 1, then around the best one half as far, down to 1/32: eleven of AutoAWQ's twenty or fewer."""
+SEARCH_ROWS = 256
+"""Rows of the weights that a ratio is judged by: all of them gave SmolLM2 a KL divergence of 0.142, 256 of them 0.143."""
 CLIP_STEPS = 10
 CLIP_STEP = 0.05
 
@@ -42,36 +45,40 @@ def candidate(mean: Tensor, ratio: float) -> Tensor:
     return scales / (scales.max() * scales.min()).sqrt()
 
 
-def search_scales(weight: Tensor, gram: Tensor, mean: Tensor, group_size: int) -> Tensor:
-    """The input scales s (K,) of the grid whose rounded weights Q(W s) / s change the outputs least.
+def search_scales(weight: Tensor, gram: Tensor, mean: Tensor, scheme: Scheme) -> Tensor:
+    """The input scales s (K,) whose rounded weights Q(W s) / s change the outputs least, of those `candidate` makes.
 
-    ``weight`` (N, K): all layers that read the same input, one above the other; ``gram`` (K, K) its X'X;
-    ``mean`` (K,) the mean of |x| by input. Ratio 0, no scaling, is in the grid: never worse than rounding.
+    ``weight`` (N, K): all layers that read the same input, one above the other, of which every so many rows is looked at;
+    ``gram`` (K, K) its X'X; ``mean`` (K,) the mean of |x| by input. Ratio 0, no scaling, is among those tried.
     """
-    best, found = None, torch.ones_like(mean)
-    for step in range(GRID):
-        scales = candidate(mean, step / GRID)
+    weight = weight[::max(1, weight.shape[0] // SEARCH_ROWS)]
+
+    def error(ratio: float) -> float:
+        scales = candidate(mean, ratio)
         scaled = weight * scales
-        difference = rounded(scaled, *scales_and_zeros(*group_range(scaled, group_size))).sub_(scaled)
-        error = float(output_error(difference, gram / torch.outer(scales, scales)))
-        if best is None or error < best:
-            best, found = error, scales
-    return found
+        return float(output_error(rounded(scaled, *grid(scaled, scheme), scheme).sub_(scaled).div_(scales), gram))
+
+    step = COARSE
+    errors = {ratio * step: error(ratio * step) for ratio in range(round(1 / step) + 1)}
+    while step > FINEST:
+        step, best = step / 2, min(errors, key=errors.__getitem__)
+        errors |= {ratio: error(ratio) for ratio in (best - step, best + step) if 0 <= ratio <= 1}
+    return candidate(mean, min(errors, key=errors.__getitem__))
 
 
-def search_clip(weight: Tensor, gram: Tensor, group_size: int) -> Tensor:
+def search_clip(weight: Tensor, blocks: Tensor, scheme: Scheme) -> Tensor:
     """How far each group's range shrinks (1 down to 0.55), (N, K/g): the least output error of the group by itself.
 
-    Groups are taken as independent: only G's diagonal blocks (g, g) are used, as AWQ's clipping does.
+    Groups are taken as independent: ``blocks`` (K/g, g, g) are those on G's diagonal (`diagonal_blocks`), as AWQ does it.
     """
-    low, high = group_range(weight, group_size)
-    blocks = diagonal_blocks(gram, group_size)
+    low, high = group_range(weight, scheme.group_size)
     shrink = torch.ones_like(low)
     best = torch.full_like(low, torch.inf)
     for step in range(CLIP_STEPS):
         factor = 1 - step * CLIP_STEP
-        difference = rounded(weight, *scales_and_zeros(low * factor, high * factor)).sub_(weight)
-        grouped = difference.unflatten(1, (-1, group_size)).transpose(0, 1)  # (K/g, N, g)
+        scales, zeros = scales_and_zeros(low * factor, high * factor, scheme)
+        difference = rounded(weight, scales, zeros, scheme).sub_(weight)
+        grouped = difference.unflatten(1, (-1, scheme.group_size)).transpose(0, 1)  # (K/g, N, g)
         error = torch.bmm(grouped, blocks).mul_(grouped).sum(-1).T
         shrink = torch.where(error < best, factor, shrink)
         best = torch.minimum(error, best)

@@ -1,99 +1,80 @@
-"""Which operation's output feeds which linear layers, so that a scale can move from one into the other; and its proof."""
+"""Moving scales from what feeds linear layers into them, and the proof that this leaves a decoder layer's function alone."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from biomistral.errors import UserError
+from biomistral.quantization.calibrated.dataflow import Group, Probe, linears
 
-
-@dataclass(frozen=True)
-class Mapping:
-    """``previous`` (a norm or a linear layer) is divided by the scales, the inputs of ``consumers`` are multiplied."""
-
-    previous: str
-    consumers: tuple[str, ...]
-
-
-ATTENTION = Mapping("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
-OUTPUT = Mapping("self_attn.v_proj", ("self_attn.o_proj",))
-MLP = Mapping("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj"))
-DOWN = Mapping("mlp.up_proj", ("mlp.down_proj",))
-INPUTS = (ATTENTION, OUTPUT, MLP, DOWN)
-LINEARS = tuple(name for mapping in INPUTS for name in mapping.consumers)
-NOT_CLIPPED = ("self_attn.q_proj", "self_attn.k_proj")  # their errors meet in a product: AWQ leaves their ranges alone
+_PROVED = 1e-5  # norms compute in float32 inside
 
 
 def check_structure(layer: nn.Module, family: str) -> None:
     """
     Raises:
-        UserError: the decoder layer is not made of the parts that the mappings name.
+        UserError: the decoder layer keeps matrices that are not linear layers, or has no linear layer.
     """
-    parts = dict(layer.named_modules())
-    linears = {name for name, module in parts.items() if isinstance(module, nn.Linear)}
-    missing = [name for name in LINEARS if name not in linears]
-    extra = sorted(linears - set(LINEARS))
-    missing += [mapping.previous for mapping in (ATTENTION, MLP) if mapping.previous not in parts]
-    if missing or extra:
-        what = f"its decoder layers have no '{missing[0]}'" if missing else f"its decoder layers also hold '{extra[0]}'"
-        raise UserError(f"architecture '{family}' cannot be quantised: {what}; supported are models with the layers of "
-                        "Llama, Mistral or Qwen2")
+    inside = {f"{name}.weight" for name in linears(layer)}
+    other = [name for name, tensor in layer.named_parameters() if tensor.dim() > 1 and name not in inside]
+    if other or not inside:
+        what = f"its decoder layers keep weights in '{other[0]}', which is no linear layer" if other else (
+            "its decoder layers have no linear layers")
+        raise UserError(f"architecture '{family}' cannot be quantised: {what}")
 
 
-def can_fold(layer: nn.Module, mapping: Mapping) -> bool:
-    """Whether each output of ``previous`` feeds one input of the consumers: not from v to o with grouped-query attention.
+def fold(layer: nn.Module, group: Group, scales: Tensor, stored: torch.dtype) -> Tensor:
+    """Divide what feeds the group by scales (K,) of its inputs, multiply the group's weights; returns them as moved.
 
-    Sharing scales among the queries of a group would be exact too; measured on SmolLM2 it changes perplexity by 0.1 %.
+    Inputs that are the same output of ``previous`` must have the same scale. A norm's new weight is rounded to ``stored``,
+    the dtype it is written in, and the scales follow the rounded weight: then writing it loses nothing.
     """
-    outputs = layer.get_submodule(mapping.previous).weight.shape[0]
-    return bool(outputs == layer.get_submodule(mapping.consumers[0]).in_features)
-
-
-def fold(layer: nn.Module, mapping: Mapping, scales: Tensor, stored: torch.dtype) -> Tensor:
-    """Move scales (K,) from the previous operation into its consumers, in place; returns the scales as moved.
-
-    A norm's new weight is rounded to ``stored``, the dtype it is written in, and the scales follow the rounded weight:
-    then writing it loses nothing.
-    """
+    mapping = group.mapping
+    assert mapping is not None
     previous = layer.get_submodule(mapping.previous)
+    weight, channels = previous.get_parameter("weight"), mapping.channels.to(scales.device)
+    divisors = torch.ones(weight.shape[0], dtype=scales.dtype, device=scales.device)
+    divisors[channels] = scales
     with torch.no_grad():
-        if isinstance(previous, nn.Linear):
-            previous.weight.div_(scales[:, None])
+        if mapping.is_norm:
+            divisors = _move_into_norm(weight, divisors, mapping.offset, stored)
         else:
-            scales = _move_into_norm(previous, scales, stored)
+            weight.div_(divisors[:, None])
         if getattr(previous, "bias", None) is not None:
-            previous.bias.div_(scales)
-        for name in mapping.consumers:
-            layer.get_submodule(name).weight.mul_(scales)
-    return scales
+            previous.get_parameter("bias").div_(divisors)
+        for name in group.consumers:
+            layer.get_parameter(f"{name}.weight").mul_(divisors[channels])
+    return divisors[channels]
 
 
-def _move_into_norm(norm: nn.Module, scales: Tensor, stored: torch.dtype) -> Tensor:
-    weight = norm.get_parameter("weight")
-    divided = (weight / scales).to(stored).to(weight.dtype)
-    exact = torch.where((weight == 0) | (divided == 0), 1.0, weight / divided)
-    weight.copy_(torch.where(divided == 0, weight, divided))
-    return exact
+def _move_into_norm(weight: Tensor, divisors: Tensor, offset: float, stored: torch.dtype) -> Tensor:
+    effective = weight + offset
+    written = (effective / divisors - offset).to(stored).to(weight.dtype)
+    divided = written + offset
+    dead = (effective == 0) | (divided == 0)
+    weight.copy_(torch.where(dead, weight, written))
+    return torch.where(dead, 1.0, effective / divided)
 
 
-def prove(layer: nn.Module, call: dict[str, object], hidden: Tensor, family: str) -> None:
-    """Show on random float64 input (1, T, hidden) that moving scales leaves the layer's function as it was.
-
-    The layer must be in float64; its weights are changed. Norms compute in float32 inside, hence the tolerance.
+def prove(probe: Probe, groups: Sequence[Group], family: str) -> None:
+    """Show on random float64 input that moving scales leaves the layer's function as it was; its weights are changed.
 
     Raises:
-        UserError: the function changed: the mappings do not hold for this architecture.
+        UserError: the function changed, or no scale can move at all.
     """
-    with torch.inference_mode():
-        before = layer(hidden, **call)
-        generator = torch.Generator().manual_seed(0)
-        for mapping in (mapping for mapping in INPUTS if can_fold(layer, mapping)):
-            inputs = layer.get_submodule(mapping.consumers[0]).in_features
-            scales = torch.rand(inputs, generator=generator, dtype=torch.float64) * 1.5 + 0.5
-            fold(layer, mapping, scales.to(hidden.device), torch.float64)
-        after = layer(hidden, **call)
-    change = float((after - before).norm() / (before - hidden).norm())
-    if not change < 1e-5:
-        raise UserError(f"architecture '{family}' cannot be quantised with awq: moving scales between its operations "
-                        f"changes a decoder layer's output by {change:.1e}; use --method rtn")
+    before, _ = probe.run()
+    generator = torch.Generator().manual_seed(0)
+    mapped = [(group, group.mapping) for group in groups if group.mapping]
+    if not mapped:
+        raise UserError(f"architecture '{family}' cannot be quantised with awq: no operation was found that scales could move "
+                        "out of; use --method gptq or rtn")
+    for group, mapping in mapped:
+        outputs = probe.layer.get_parameter(f"{mapping.previous}.weight").shape[0]
+        scales = torch.rand(outputs, generator=generator, dtype=torch.float64) * 1.5 + 0.5
+        fold(probe.layer, group, scales[mapping.channels].to(probe.hidden.device), torch.float64)
+        after, _ = probe.run()
+        change = float((after - before).norm() / (before - probe.hidden).norm())
+        if not change < _PROVED:
+            raise UserError(f"architecture '{family}' cannot be quantised with awq: moving scales from '{mapping.previous}' into "
+                            f"'{group.consumers[0]}' changes a decoder layer's output by {change:.1e}; use --method gptq or rtn")

@@ -1,0 +1,1 @@
+"""Models in integers: how they lie on disk, and how they run."""

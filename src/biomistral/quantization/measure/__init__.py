@@ -1,0 +1,1 @@
+"""What every quantised form is measured by, whichever method wrote it."""
