@@ -11,10 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer
+from biomistral.training.compute import attention
 from biomistral.training.compute.attention import isolated_attention, use_isolated_attention
 from biomistral.training.compute.segments import Segments
 from biomistral.training.data.batch import IGNORE, Block, check_model, collate, final_hidden
@@ -98,6 +100,26 @@ def test_sliding_window_is_kept(tmp_path: Path) -> None:
         hidden = final_hidden(ours, collate([Block(tokens, tokens, (20,), ())], ours.device))
         expected = plain.model(torch.from_numpy(tokens)[None]).last_hidden_state[0]
     torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_computes_something_else_is_refused(model: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+                                                           ) -> None:
+    """Exaggerated weights: in a model fresh from its initialisation attention hardly matters."""
+    ours = load_model(model, dtype)
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if "self_attn" in name:
+                parameter.mul_(20)
+    use_isolated_attention(ours)
+    check_model(ours, ours.device)
+
+    def to_later_tokens(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=True)
+
+    monkeypatch.setattr(attention, "short_attention", to_later_tokens)
+    with pytest.raises(UserError, match="not what transformers computes"):
+        check_model(ours, ours.device)
 
 
 def test_no_loss_on_filling(corpus: Path) -> None:

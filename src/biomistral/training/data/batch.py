@@ -132,23 +132,31 @@ def check_model(model: PreTrainedModel, device: torch.device) -> None:
     both, alone = (collate([Block(ids, ids, lengths, ())], device)
                    for ids, lengths in ((tokens, (first, rest)), (tokens[first:], (rest,))))
     with torch.no_grad():
-        second, hidden = final_hidden(model, both)[first:].float(), final_hidden(model, alone).float()
+        second, hidden = final_hidden(model, both)[first:], final_hidden(model, alone)
+        dtype = hidden.dtype
+        second, hidden = second.float(), hidden.float()
         plain = _by_transformers(model, alone).float()
         logits = model(input_ids=alone.input_ids, position_ids=alone.position_ids, use_cache=False,
                        segments=alone.segments).logits[0].float()
         ours = hidden @ model.get_output_embeddings().weight.float().T
     name = type(model).__name__
-    if not _alike(hidden, plain):
+    if not _alike(hidden, plain, dtype):
         raise UserError(f"{name}: attention as computed here on {device} is not what transformers computes; train on another "
                         "device or with another torch, and report this")
-    if not _alike(second, hidden):
+    if not _alike(second, hidden, dtype):
         raise UserError(f"{name}: a document changes what is computed for the next one, so documents cannot be isolated; "
                         "train a decoder-only attention model")
-    if not _alike(ours, logits):
+    if not _alike(ours, logits, dtype):
         raise UserError(f"{name}: its logits are not its head times its hidden states (scaled, capped or with a bias), which "
                         "the loss here relies on; train another model")
 
 
-def _alike(found: Tensor, expected: Tensor) -> bool:
-    """Equal but for the rounding of bfloat16: the largest difference is under 5 % of the largest value."""
-    return float((found - expected).abs().max()) <= 0.05 * float(expected.abs().max())
+def _alike(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Equal but for the rounding of ``dtype``: by the norm of the difference as a share of the norm of what is expected.
+
+    In 16 bits SmolLM2's 30 layers leave 0.033 to 0.042 between two right orders of computing; attention to later tokens or to
+    another document 0.96, heads exchanged 0.60, a scale twice too large 0.14. The largest element says less: 0.057 where all
+    is right. In float32 right orders agree to 1e-5.
+    """
+    limit = 0.01 if dtype == torch.float32 else 0.1
+    return float((found - expected).norm()) <= limit * float(expected.norm())
