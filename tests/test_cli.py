@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from biomistral import cli, run
 from biomistral.doctor import examine, render
@@ -97,6 +98,15 @@ def test_every_command_has_help_that_teaches(words: list[str], capsys: pytest.Ca
     for line, following in itertools.pairwise(lines):
         if line.startswith("  --"):  # its description stands beside it or on the next line
             assert "  " in line.strip() or following.startswith(" " * 10), line
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_what_is_on_by_default_can_be_turned_off(words: list[str]) -> None:
+    command = typer.main.get_command(cli.app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    on = [option for option in command.params if getattr(option, "is_flag", False) and option.default is True]
+    assert [option.name for option in on if not option.secondary_opts] == []
 
 
 @pytest.fixture(scope="module")

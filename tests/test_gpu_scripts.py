@@ -63,3 +63,15 @@ def test_the_readme_s_commands_name_scripts_that_are_there() -> None:
     named = [word.strip("`") for word in text.split() if word.strip("`").startswith(("perf/", "recipes/")) and "." in word]
     assert named
     assert [name for name in named if not name.startswith("perf/results") and not (ROOT / name).is_file()] == []
+
+
+def test_light_models_are_made_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    quantized = importlib.import_module("quantized")
+    (tmp_path / "text.txt").write_text(quantized.TEXT * 20)
+    quantized.make_base(tmp_path / "bf16", quantized.TINY, "cpu")
+    quantized.make_form(tmp_path / "bf16", "rtn", tmp_path / "text.txt", tmp_path / "awq", "cpu")
+    for form in ("bf16", "awq"):
+        found = quantized.ask(tmp_path / form, "cpu", 3)
+        assert sorted(found) == ["0-shot, seconds a question", "3-shot, seconds a question"]
+        assert min(found.values()) > 0

@@ -18,7 +18,8 @@ from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from next_tokens import measure
+from transformers import AutoModelForCausalLM
 
 
 def recipe(method: str, group_size: int, symmetric: bool) -> list[object]:
@@ -34,26 +35,6 @@ def recipe(method: str, group_size: int, symmetric: bool) -> list[object]:
         from llmcompressor.modifiers.awq import AWQModifier
         return [AWQModifier(**common)]
     return [AWQModifier(), QuantizationModifier(**common)]
-
-
-def log_probabilities(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.log_softmax(model(tokens[None]).logits[0, :-1].float(), -1)
-
-
-def measure(reference: PreTrainedModel, quantized: PreTrainedModel, sequences: torch.Tensor) -> dict[str, float]:
-    """Perplexities and KL(reference || quantized) in nats."""
-    nll: list[list[float]] = [[], []]
-    divergence, flips = [], []
-    for tokens in sequences:
-        p, q = log_probabilities(reference, tokens), log_probabilities(quantized, tokens)
-        for found, log in zip(nll, (p, q), strict=True):
-            found += (-log.gather(1, tokens[1:, None])[:, 0]).tolist()
-        divergence += (p.exp() * (p - q)).sum(-1).tolist()
-        flips += (p.argmax(-1) != q.argmax(-1)).tolist()
-    return {"reference_perplexity": float(np.exp(np.mean(nll[0]))), "perplexity": float(np.exp(np.mean(nll[1]))),
-            "kl_mean": float(np.mean(divergence)), "kl_p99": float(np.quantile(divergence, 0.99)),
-            "argmax_flips": float(np.mean(flips))}
 
 
 def main() -> None:

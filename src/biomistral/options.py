@@ -74,13 +74,19 @@ def _default(field: FieldInfo) -> Any:
     return list(default) if isinstance(default, (list, tuple)) else default
 
 
+def _flag(path: tuple[str, ...], field: FieldInfo) -> str:
+    """``--the-name``; what is on unless told otherwise can be turned off: ``--the-name/--no-the-name``."""
+    name = "-".join(path).replace("_", "-")
+    return f"--{name}/--no-{name}" if field.annotation is bool and field.default is True else f"--{name}"
+
+
 def _parameter(path: tuple[str, ...], field: FieldInfo, flags: tuple[str, ...], many: bool) -> inspect.Parameter:
     kind = list[str] if many else _option_type(field.annotation)
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     if extra.get("argument") and not flags:
         info: Any = typer.Argument(help=_help(field), show_default=False)
     else:
-        info = typer.Option(*(flags or ("--" + "-".join(path).replace("_", "-"),)), help=_help(field))
+        info = typer.Option(*(flags or (_flag(path, field),)), help=_help(field))
     return inspect.Parameter("__".join(path), inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, info],
                              default=_default(field))
 
