@@ -1,4 +1,4 @@
-"""The paper's table of light models (bf16, AWQ, bitsandbytes in 4 and 8 bits) at Mistral 7B's shape: memory and time of questions.
+"""The paper's table of light models (bf16, AWQ, bitsandbytes in 4 and 8 bits) at Mistral 7B's shape: memory, time of questions.
 
     python perf/gpu/quantized.py                 a GPU with 24 GB or more, 25 GB of disk: results/gpu_quantized.json
     python perf/gpu/quantized.py --tiny          the same on a CPU in seconds, to see that it works; writes nothing
