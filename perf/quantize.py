@@ -13,6 +13,7 @@ measured by the same lines of `peers/next_tokens.py`, on the same sequences, non
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -48,10 +49,11 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def ours(model: Path, text: Path, method: str, out: Path, group_size: int = GROUP) -> dict[str, Any]:
-    """Quantise by the command line."""
+    """Quantise by the command line, anew."""
+    shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "biomistral.cli", "quantize", model, "--method", method, "--calibration", text, "--no-speed",
                "--group-size", group_size, "--samples", SAMPLES, "--sequence-length", LENGTH, "--evaluation-samples", EVALUATION,
-               "--overwrite", "--out", out]
+               "--out", out]
     return dict(measured(command, out.with_suffix(".log"), **ONE_THREAD))
 
 

@@ -130,6 +130,9 @@ class Plan:
         return int(quantized * (bits + (16 + bits) / self.scheme.group_size) / 8) + 2 * rest
 
 
+_AT_ONCE = 1 << 20  # elements whose finiteness is looked at: of a whole embedding that would take twice its bytes
+
+
 def _signature(layer: nn.Module) -> _Signature:
     return tuple((name, parameter.shape) for name, parameter in layer.named_parameters())
 
@@ -139,7 +142,8 @@ def check_finite(folder: Path, name: str, tensor: Tensor) -> None:
     Raises:
         UserError: the tensor holds NaN or infinity.
     """
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    parts = tensor.flatten().split(_AT_ONCE) if tensor.is_floating_point() else ()
+    if not all(bool(part.isfinite().all()) for part in parts):
         raise UserError(f"{folder}: '{name}' holds NaN or infinite values; the model is damaged, make it again")
 
 

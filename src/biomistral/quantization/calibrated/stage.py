@@ -30,7 +30,7 @@ from biomistral.quantization.calibrated.plan import Plan, check_disk, check_fini
 from biomistral.quantization.calibrated.samples import draw
 from biomistral.quantization.calibrated.streams import Stream, keep
 from biomistral.quantization.measure.hidden import Readout
-from biomistral.quantization.report import REPORT, ROWS, Comparison, relative_error
+from biomistral.quantization.report import REPORT, compare, relative_error
 from biomistral.quantization.settings import QuantizeSettings
 
 PROGRESS = "progress.json"
@@ -144,15 +144,10 @@ class Quantizer:
 
     def _compare(self, exact: Stream, rounded: Stream, sequences: Tensor) -> dict[str, Any]:
         """Both models' next-token distributions, from the last layer's hidden states and the tokens (count, T)."""
-        plan, comparison = self.plan, Comparison()
         finals = [(self._final(exact[index], tokens), self._final(rounded[index], tokens))
                   for index, tokens in enumerate(sequences)]
-        read = Readout(plan.model)
-        for (one, other), tokens in zip(finals, sequences.to(plan.device), strict=True):
-            for start in range(0, len(tokens) - 1, ROWS):
-                rows = slice(start, min(start + ROWS, len(tokens) - 1))
-                comparison.add(read(one[rows]), read(other[rows]), tokens[rows.start + 1:rows.stop + 1])
-        return comparison.summary()
+        read = Readout(self.plan.model)
+        return compare((read, read), finals, sequences.to(self.plan.device))
 
     def _final(self, states: Tensor, tokens: Tensor) -> Tensor:
         """What enters the output head, (T, hidden): whatever the decoder does after its layers."""

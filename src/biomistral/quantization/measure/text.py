@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.quantization.measure.hidden import Readout, hidden_states, open_streamed
-from biomistral.quantization.report import ROWS, Comparison, relative_error
+from biomistral.quantization.report import compare, relative_error
 
 
 def compare_text(reference: Path, quantized: PreTrainedModel, sequences: Tensor, dtype: torch.dtype) -> dict[str, Any]:
@@ -22,11 +22,7 @@ def compare_text(reference: Path, quantized: PreTrainedModel, sequences: Tensor,
     exact = Readout(original)
     rounded_layers, rounded_final = hidden_states(quantized, sequences)
     rounded = Readout(quantized)
-    comparison = Comparison()
-    for one, other, tokens in zip(final, rounded_final, sequences.to(device), strict=True):
-        for start in range(0, len(tokens) - 1, ROWS):
-            rows = slice(start, min(start + ROWS, len(tokens) - 1))
-            comparison.add(exact(one[rows]), rounded(other[rows]), tokens[rows.start + 1:rows.stop + 1])
+    summary = compare((exact, rounded), zip(final, rounded_final, strict=True), sequences.to(device))
     errors = [{"hidden_error": relative_error(before, after)}
               for before, after in zip(layers, rounded_layers, strict=True)] if len(layers) == len(rounded_layers) else []
-    return {**comparison.summary(), "layers": errors}
+    return {**summary, "layers": errors}
