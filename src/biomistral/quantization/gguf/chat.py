@@ -141,4 +141,6 @@ def ollama_template(frame: Frame) -> str:
 
 
 def _literal(text: str) -> str:
-    return text.replace("{{", "{{ \"{{\" }}")
+    """Text that Go takes as it is: braces that would open an action, alone or with what follows, are said as strings."""
+    said = text.replace("{{", "{{ \"{{\" }}")
+    return f"{said[:-1]}{{{{ \"{{\" }}}}" if said.endswith("{") else said
