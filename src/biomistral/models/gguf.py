@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from biomistral.errors import UserError
 from biomistral.models import skeleton
+from biomistral.models.folder import read_config
 from biomistral.models.gguf_config import FACTORS, LONG, SHORT, config_of, is_known
 from biomistral.models.gguf_file import GGUFFile
 from biomistral.models.gguf_layout import Layout
 from biomistral.models.gguf_tokenizer import tokenizer_of
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
@@ -41,7 +44,10 @@ def _by_transformers(file: GGUFFile, dtype: torch.dtype) -> PreTrainedModel:
     try:
         if scaled:
             raise ValueError("its rotary embeddings are scaled")
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True)
+        model, read = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype,
+                                                           local_files_only=True, output_loading_info=True)
+        if missing := sorted(read["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"it holds nothing for '{missing[0]}'")
     except (KeyError, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path}: GGUF of architecture '{arch}' cannot be read ({str(error).splitlines()[0]})") from error
     return _unmark(model)
@@ -73,8 +79,8 @@ def load_gguf_folder(folder: Path, entry: dict[str, Any], dtype: torch.dtype | N
     if path.name != named or not path.is_file():
         raise UserError(f"{folder / 'config.json'}: quantization_config.file is {named!r}, which is no file of the folder; make "
                         "the model again")
-    outline = skeleton.outline(folder, dtype or torch.float32)
-    return _filled(GGUFFile(path), outline, dtype or outline.config.dtype or torch.float32).to(device)
+    stored = _DTYPES.get(read_config(folder).get("dtype"), torch.float32)
+    return _filled(GGUFFile(path), skeleton.outline(folder, stored), dtype or stored).to(device)
 
 
 def _filled(file: GGUFFile, outline: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

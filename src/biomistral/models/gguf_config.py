@@ -35,8 +35,7 @@ class _Fields:
 
 def is_known(file: GGUFFile) -> bool:
     """Whether the file's architecture is one that `config_of` reads."""
-    name = file.fields.get("general.architecture")
-    return name in _MODEL_TYPES and not file.fields.get(f"{name}.expert_count")
+    return file.fields.get("general.architecture") in _MODEL_TYPES
 
 
 def config_of(file: GGUFFile) -> Any:
@@ -49,11 +48,7 @@ def config_of(file: GGUFFile) -> Any:
 
     arch = file.fields["general.architecture"]
     fields = _Fields(file, arch)
-    heads, hidden = fields("attention.head_count"), fields("embedding_length")
-    width = fields("attention.key_length", hidden // heads)
-    if width != fields("attention.value_length", width) or not isinstance(heads, int):
-        raise UserError(f"{file.path}: its heads differ in width or by layer, which transformers does not compute for "
-                        f"architecture '{arch}'")
+    heads, hidden, width = _heads(file, fields)
     ids = {name: file.fields.get(f"tokenizer.ggml.{theirs}_token_id")
            for name, theirs in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding"))}
     return AutoConfig.for_model(_MODEL_TYPES[arch], **ids, **{
@@ -63,6 +58,21 @@ def config_of(file: GGUFFile) -> Any:
         "max_position_embeddings": fields("context_length"), "rms_norm_eps": fields("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": "output.weight" not in file.tensors, **({} if arch in _DERIVED_WIDTH else {"head_dim": width}),
         "rope_parameters": _rope(file, fields, width), **_OWN[arch](file, fields, width)})
+
+
+def _heads(file: GGUFFile, fields: _Fields) -> tuple[int, int, int]:
+    """How many heads there are, the width of the model and that of a head."""
+    heads, hidden = fields("attention.head_count"), fields("embedding_length")
+    by_layer = [name for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+                if isinstance(fields(name, None), list)]
+    width = 0 if by_layer else fields("attention.key_length", hidden // heads)
+    if by_layer or width != fields("attention.value_length", width):
+        raise UserError(f"{file.path}: {f'{by_layer[0]} differs by layer' if by_layer else 'keys and values differ in width'}, "
+                        "which cannot be read; import the model's Hugging Face folder instead")
+    if fields("expert_count", 0):
+        raise UserError(f"{file.path}: a mixture of {fields('expert_count')} experts, which cannot be read from GGUF; import the "
+                        "model's Hugging Face folder instead")
+    return heads, hidden, width
 
 
 def _stored(file: GGUFFile, name: str) -> Any:
