@@ -25,8 +25,8 @@ IDS = torch.arange(3, 303).reshape(2, 150)  # longer than windows of 16 and than
 BLOCKS = ("Q8_0", "Q5_0", "Q4_1", "Q4_0")
 READ_BY_TRANSFORMERS = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2",
                         "gemma3": "gemma3_text", "phi3": "phi3"}
-"""Pico models that its own reader reads rightly (it leaves out scaled rotary embeddings and Llama's biases, and knows no Gemma 1),
-and what it takes them for."""
+"""Pico models that its own reader reads rightly, and what it takes them for: it leaves out scaled rotary embeddings and Llama's
+biases, and knows no Gemma 1."""
 
 
 def run(model: Path, out: Path, kind: str = "F32", **chosen: Any) -> Artifact:
@@ -99,7 +99,8 @@ def test_blocks_stand_for_what_the_package_s_own_stand_for(tmp_path: Path, name:
     made = run(model, tmp_path / "made", kind)
     number = gguf.GGMLQuantizationType[kind]
     loaded = load_model(made.path, torch.float32)
-    for (parameter, original), found in zip(load_model(model, torch.float32).named_parameters(), loaded.parameters(), strict=True):
+    plain = load_model(model, torch.float32)
+    for (parameter, original), found in zip(plain.named_parameters(), loaded.parameters(), strict=True):
         if original.dim() > 1:
             expected = gguf.quants.dequantize(gguf.quants.quantize(original.detach().numpy(), number), number)
             assert torch.equal(found, torch.from_numpy(expected)), parameter
@@ -194,7 +195,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "dynamic rope": ("llama", {"rope_parameters": DYNAMIC}, "rotary embeddings by 'dynamic', for which GGUF has no words"),
     "yarn": ("llama", {"rope_parameters": MSCALE}, r"YaRN with 'mscale' 0\.7, which llama\.cpp does not compute with"),
     "activation": ("llama", {"hidden_act": "gelu"}, "activation is gelu, llama.cpp computes architecture 'llama' with silu"),
-    "layers": ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, "its layers see a window or everything in another"),
+    "layers": ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, "its layers see a window or everything in"),
     "queries": ("gemma3", {"query_pre_attn_scalar": 100}, r"queries by 1/sqrt\(100\), llama\.cpp by 1/sqrt\(256\)"),
     "both ways": ("gemma3", {"use_bidirectional_attention": True}, "attends in both directions"),
     "no caps": ("gemma2", {"attn_logit_softcapping": None}, "attn_logit_softcapping is None, final_logit_softcapping 30.0"),
@@ -223,7 +224,8 @@ def test_what_else_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
     del tensors["model.layers.0.mlp.up_proj.weight"]
     save_file(tensors, less / "model.safetensors", metadata={"format": "pt"})
     refused(less, out, r"model\.layers\.0\.mlp\.up_proj\.weight'")
-    refused(run(model, tmp_path / "made", "Q8_0").path, out, r"only a GGUF file \(model-Q8_0\.gguf\), made of a 16-bit model: give that")
+    made = run(model, tmp_path / "made", "Q8_0").path
+    refused(made, out, r"only a GGUF file \(model-Q8_0\.gguf\), made of a 16-bit model: give that")
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     refused(model, out, r"the file needs 0\.02 GB, 0\.00 GB are free")
 
@@ -254,7 +256,7 @@ ODD: dict[str, tuple[str, Any, str]] = {
                            r"tensor 'blk\.1\.[a-z_]+\.weight' has no place in architecture 'llama'"),
     "another shape": ("qwen3", lambda f, e: f.update({"qwen3.feed_forward_length": 64}),
                       r"is \(96, 64\), the architecture expects \(64, 64\)"),
-    "heads of two widths": ("llama", lambda f, e: f.update({"llama.attention.value_length": 8}), "keys and values differ in width"),
+    "heads of two widths": ("llama", lambda f, e: f.update({"llama.attention.value_length": 8}), "keys and values differ"),
     "heads by layer": ("llama", lambda f, e: f.update({"llama.attention.head_count": [4, 4], "llama.attention.key_length": 16}),
                        r"attention\.head_count differs by layer"),
     "more of YaRN": ("llama yarn", lambda f, e: f.update({"llama.rope.scaling.yarn_log_multiplier": 0.1}),
@@ -288,8 +290,8 @@ def test_rotary_factors_that_are_not_llama_3_s(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_file_that_do_not_belong_together(tmp_path: Path) -> None:
     made = run(make_decoder(tmp_path / "model", "llama"), tmp_path / "made").path
-    entry = {"quant_method": "gguf", "file": "../model.gguf"}
-    for config, message in (({"quantization_config": entry}, r"quantization_config\.file is '\.\./model\.gguf', which is no file"),
+    entry = {"quantization_config": {"quant_method": "gguf", "file": "../model.gguf"}}
+    for config, message in ((entry, r"quantization_config\.file is '\.\./model\.gguf', which is no file"),
                             ({"hidden_size": 128}, r"is \(400, 64\), the architecture expects \(400, 128\)"),
                             ({"num_hidden_layers": 3}, "holds no tensor 'blk.2")):
         shutil.rmtree(tmp_path / "changed", ignore_errors=True)
