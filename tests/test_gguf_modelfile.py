@@ -18,8 +18,8 @@ from gguf_models import make_decoder
 from go_templates import render
 
 LLAMA2 = ("{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-          "{% set system = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system = false %}{% endif %}"
-          "{% for m in loop_messages %}"
+          "{% set system = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
+          "{% set system = false %}{% endif %}{% for m in loop_messages %}"
           "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}"
           "{% if loop.index0 == 0 and system %}{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}"
           "{% else %}{% set content = m['content'] %}{% endif %}{% if m['role'] == 'user' %}"
@@ -44,10 +44,11 @@ FRAMES = {**TEMPLATES, "llama2": LLAMA2, "gemma": GEMMA, "gemma3": GEMMA3, "smol
 """Templates that only put text around messages."""
 DATED = "{{ strftime_now('%d %B') }}" + TEMPLATES["chatml"]
 COUNTED = "{% for m in messages %}{{ loop.index ~ ' ' + m.role + ': ' + m.content + '\\n' }}{% endfor %}"
+FIRST = "{{ messages[0]['content'] }}"
 LAST = "{{ messages[-1]['content'] }}"
 LOUD = "{% for m in messages %}{{ m.role + ': ' + m.content | upper + '\\n' }}{% endfor %}"
 QUOTES = '{% for m in messages %}{{ \'"""\' + m.content + \'"""\\n\' }}{% endfor %}'
-MORE = {"dated": DATED, "counted": COUNTED, "last": LAST, "loud": LOUD, "triple quotes": QUOTES,
+MORE = {"dated": DATED, "counted": COUNTED, "last": LAST, "first": FIRST, "loud": LOUD, "triple quotes": QUOTES,
         "broken": "{% for m in messages %}{{ m.role.nothing.at_all }}{% endfor %}"}
 """Templates that do more than that, or that a Modelfile cannot hold."""
 TALKS = (["user"], ["user", "assistant", "user"], ["system", "user"],
