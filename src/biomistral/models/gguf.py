@@ -79,7 +79,7 @@ def load_gguf_folder(folder: Path, entry: dict[str, Any], dtype: torch.dtype | N
     if path.name != named or not path.is_file():
         raise UserError(f"{folder / 'config.json'}: quantization_config.file is {named!r}, which is no file of the folder; make "
                         "the model again")
-    stored = _DTYPES.get(read_config(folder).get("dtype"), torch.float32)
+    stored = _DTYPES.get(str(read_config(folder).get("dtype")), torch.float32)
     return _filled(GGUFFile(path), skeleton.outline(folder, stored), dtype or stored).to(device)
 
 

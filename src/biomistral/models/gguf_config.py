@@ -1,7 +1,7 @@
 """What a GGUF file says of its architecture, as transformers' configuration.
 
-transformers' own reader takes no notice of rotary scaling, biases of Llama or the width of its heads, and gives other numbers
-without a word; here what is not understood is refused.
+transformers' own reader takes no notice of rotary scaling or of Llama's biases, and gives other numbers without a word; here what
+is not understood is refused.
 """
 
 from collections.abc import Callable
