@@ -47,10 +47,7 @@ def weight_files(folder: Path) -> list[Path]:
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
-        pickles = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.glob("*.pt"))
-        hint = (f"it has only pickles ({pickles[0]}), which can run code; convert them to safetensors first" if pickles
-                else "it has no *.safetensors file")
-        raise UserError(f"{folder}: no weights that can be read: {hint}")
+        raise UserError(f"{folder}: no weights that can be read: {_instead(folder)}")
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{index}: weight file {name!r} is not in the folder itself; refused")
@@ -62,6 +59,16 @@ def weight_files(folder: Path) -> list[Path]:
         except SafetensorError as error:
             raise UserError(f"{folder / name}: truncated or corrupt safetensors ({error}); download or make it again") from error
     return [folder / name for name in names]
+
+
+def _instead(folder: Path) -> str:
+    """What is there instead of safetensors."""
+    for pattern in ("*.bin", "*.pt"):
+        for path in sorted(folder.glob(pattern)):
+            return f"it has only pickles ({path.name}), which can run code; convert them to safetensors first"
+    for path in sorted(folder.glob("*.gguf")):
+        return f"it has only a GGUF file ({path.name}), made of a 16-bit model: give that, or import the file first"
+    return "it has no *.safetensors file"
 
 
 def copy_tokenizer(source: Path, out: Path) -> None:

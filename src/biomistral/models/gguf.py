@@ -10,25 +10,56 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from biomistral.errors import UserError
 from biomistral.models import skeleton
+from biomistral.models.folder import read_config
+from biomistral.models.gguf_config import FACTORS, LONG, SHORT, config_of, is_known
 from biomistral.models.gguf_file import GGUFFile
 from biomistral.models.gguf_layout import Layout
 from biomistral.models.gguf_tokenizer import tokenizer_of
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str | None]:
     """Load weights (dequantised), tokenizer and licence of a GGUF file that stands alone, by what it says of itself.
 
     Raises:
-        UserError: the file is corrupt, of an architecture transformers does not read, or has no known tokenizer.
+        UserError: the file is corrupt or incomplete, of an architecture that cannot be read, or has no known tokenizer.
     """
-    fields = GGUFFile(path).fields
-    tokenizer = tokenizer_of(fields, str(path))
+    file = GGUFFile(path)
+    tokenizer = tokenizer_of(file.fields, str(path))
+    licence = file.fields.get("general.license")
+    if not is_known(file):
+        return _by_transformers(file, dtype), tokenizer, licence
+    config = config_of(file)
+    with torch.device("meta"):
+        outline = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    _check_complete(file, Layout(config, path), outline)
+    return _filled(file, outline, dtype), tokenizer, licence
+
+
+def _by_transformers(file: GGUFFile, dtype: torch.dtype) -> PreTrainedModel:
+    """By transformers' reader, which takes no notice of scaled rotary embeddings: files that have them are refused."""
+    path, arch = file.path, file.fields.get("general.architecture")
+    scaled = file.fields.get(f"{arch}.rope.scaling.type", "none") != "none" or FACTORS in file.tensors
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True)
-    except (KeyError, OSError, ValueError) as error:
-        raise UserError(f"{path}: GGUF of architecture '{fields.get('general.architecture')}' cannot be read "
-                        f"({str(error).splitlines()[0]})") from error
-    return _unmark(model), tokenizer, fields.get("general.license")
+        if scaled:
+            raise ValueError("its rotary embeddings are scaled")
+        model, read = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=dtype,
+                                                           local_files_only=True, output_loading_info=True)
+        if missing := sorted(read["missing_keys"]):  # transformers would make them up
+            raise ValueError(f"it holds nothing for '{missing[0]}'")
+    except (KeyError, OSError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{path}: GGUF of architecture '{arch}' cannot be read ({str(error).splitlines()[0]})") from error
+    return _unmark(model)
+
+
+def _check_complete(file: GGUFFile, layout: Layout, outline: PreTrainedModel) -> None:
+    """Refuse tensors that the model would not compute with."""
+    names = {layout.name(name) for name, _ in outline.named_parameters()} | {FACTORS, LONG, SHORT}
+    for name in file.tensors:
+        if name not in names:
+            raise UserError(f"{file.path}: tensor '{name}' has no place in architecture '{layout.architecture.name}' as it is "
+                            "known here; import the model's Hugging Face folder instead")
 
 
 def config_entry(file: str) -> dict[str, Any]:
@@ -48,22 +79,25 @@ def load_gguf_folder(folder: Path, entry: dict[str, Any], dtype: torch.dtype | N
     if path.name != named or not path.is_file():
         raise UserError(f"{folder / 'config.json'}: quantization_config.file is {named!r}, which is no file of the folder; make "
                         "the model again")
-    file = GGUFFile(path)
-    outline = skeleton.outline(folder, dtype or torch.float32)
+    stored = _DTYPES.get(str(read_config(folder).get("dtype")), torch.float32)
+    return _filled(GGUFFile(path), skeleton.outline(folder, stored), dtype or stored).to(device)
+
+
+def _filled(file: GGUFFile, outline: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of an outline with the file's weights."""
     config = outline.config
-    dtype = dtype or config.dtype or torch.float32
-    layout = Layout(config, folder)
+    layout = Layout(config, file.path)
     state = {name: _read(file, layout, name, parameter).to(dtype) for name, parameter in outline.named_parameters()}
-    del config.quantization_config
-    model = getattr(transformers, type(outline).__name__).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-    return model.to(device)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return getattr(transformers, type(outline).__name__).from_pretrained(None, config=config, state_dict=state, dtype=dtype)
 
 
 def _read(file: GGUFFile, layout: Layout, name: str, parameter: Tensor) -> Tensor:
     tensor = file.read(layout.name(name))
     if tensor.shape != parameter.shape:
-        raise UserError(f"{file.path}: tensor '{layout.name(name)}' is {tuple(tensor.shape)}, the architecture of config.json "
-                        f"expects {tuple(parameter.shape)}; take both from the same model")
+        raise UserError(f"{file.path}: tensor '{layout.name(name)}' is {tuple(tensor.shape)}, the architecture expects "
+                        f"{tuple(parameter.shape)}; take both from the same model")
     return layout.from_gguf(name, tensor)
 
 

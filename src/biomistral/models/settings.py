@@ -11,7 +11,7 @@ class ModelSettings(StageSettings):
     """Bring a model into the Hugging Face form the other stages read: from a GGUF file, a folder or the hub."""
 
     kind: ClassVar[str] = "model"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     make: ClassVar[str] = "biomistral.models.importing:import_model"
 
     source: Input = Field(description="GGUF file, Hugging Face folder, embedded:NAME or hub:ORG/NAME",

@@ -82,13 +82,13 @@ def _asked(render: Render) -> Frame | None:
     """Read the strings off between marks; None where one does not stand where a frame would have it."""
     one, two, three = _MARKS
     alone = render([("user", one)], False)
-    before, user_after = alone.split(one)
+    before, user_after = _around(alone, one)
     prompt = _rest(render([("user", one)], True), alone)
     answered = render([("user", one), ("assistant", two)], False)
-    assistant_after = answered.split(two)[1]
-    assistant_before = _rest(answered.split(two)[0], alone)
+    answer_before, assistant_after = _around(answered, two)
+    assistant_before = _rest(answer_before, alone)
     again = render([("user", one), ("assistant", two), ("user", three)], False)
-    user_before = _rest(again.split(three)[0], answered)
+    user_before = _rest(_around(again, three)[0], answered)
     if prompt is None or assistant_before is None or user_before is None or not before.endswith(user_before):
         return None
     opening = before[:len(before) - len(user_before)]
@@ -104,11 +104,21 @@ def _with_system(frame: Frame, render: Render) -> Frame:
         return frame
     if one not in text:
         return frame
-    before, between = text.split(two)[0].split(one)
+    before, between = _around(_around(text, two)[0], one)
     user_before = frame.user[0]
     if between.endswith(user_before):
         return replace(frame, system=(before, between[:len(between) - len(user_before)]))
     return replace(frame, system=(before, between), system_opens_question=True)
+
+
+def _around(text: str, mark: str) -> tuple[str, str]:
+    """What stands before and after a mark.
+
+    Raises:
+        ValueError: it is not there, or more than once.
+    """
+    before, after = text.split(mark)
+    return before, after
 
 
 def _rest(text: str, start: str) -> str | None:
@@ -141,4 +151,6 @@ def ollama_template(frame: Frame) -> str:
 
 
 def _literal(text: str) -> str:
-    return text.replace("{{", "{{ \"{{\" }}")
+    """Text that Go takes as it is: braces that would open an action, alone or with what follows, are said as strings."""
+    said = text.replace("{{", "{{ \"{{\" }}")
+    return f"{said[:-1]}{{{{ \"{{\" }}}}" if said.endswith("{") else said

@@ -37,7 +37,16 @@ def write_gguf(path: Path, architecture: str, fields: dict[str, Any], entries: S
         UserError: a tensor holds NaN, or numbers that its type has no place for.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    writer = gguf.GGUFWriter(temporary, architecture)
+    try:
+        _write(temporary, architecture, fields, entries, where)
+        _check(GGUFFile(temporary), fields, entries)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, architecture: str, fields: dict[str, Any], entries: Sequence[Entry], where: object) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
     for name, value in fields.items():
         _add(writer, name, value)
     for entry in entries:
@@ -48,12 +57,10 @@ def write_gguf(path: Path, architecture: str, fields: dict[str, Any], entries: S
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     try:
-        for entry in track(entries, f"writing {path.name}"):
+        for entry in track(entries, f"writing {path.name.removeprefix('.').removesuffix('.tmp')}"):
             writer.write_tensor_data(_encoded(entry, where).numpy())
     finally:
         writer.close()
-    _check(GGUFFile(temporary), fields, entries)
-    temporary.replace(path)
 
 
 def _add(writer: gguf.GGUFWriter, name: str, value: Any) -> None:

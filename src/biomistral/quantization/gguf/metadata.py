@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 from biomistral.errors import UserError
+from biomistral.models.gguf_config import WIDTH_SCALED
 from biomistral.models.gguf_layout import Architecture
 from biomistral.quantization.gguf.rope import rope_fields, rope_of
 
 _ACTIVATIONS = {"gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh", "gemma3": "gelu_pytorch_tanh"}
 _PERIODS = {"gemma2": 2, "gemma3": 6}  # of so many layers the last sees everything, the others a window
-_WIDTH_SCALED = {"gemma2": 46, "gemma3": 62}  # layers of the sizes whose queries llama.cpp scales by width a head, not head width
 
 
 def head_width(config: Any) -> int:
@@ -105,7 +105,7 @@ def _caps(config: Any, arch: str, where: object) -> dict[str, Any]:
     if arch not in _PERIODS:
         return {}
     by_shape = head_width(config)
-    if config.num_hidden_layers == _WIDTH_SCALED[arch]:
+    if config.num_hidden_layers == WIDTH_SCALED[arch]:
         by_shape = config.hidden_size // config.num_attention_heads
     if not math.isclose(config.query_pre_attn_scalar, by_shape):
         raise UserError(f"{where}: scales queries by 1/sqrt({config.query_pre_attn_scalar}), llama.cpp by 1/sqrt({by_shape}) for "

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from biomistral.errors import UserError
 from biomistral.quantization.gguf.chat import frame_of, ollama_template
 
 _SAMPLING = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
@@ -51,7 +52,16 @@ def _quoted(text: str) -> str | None:
 
 
 def read_generation(folder: Path) -> dict[str, Any]:
-    """``generation_config.json``, or nothing where there is none."""
+    """``generation_config.json``, or nothing where there is none.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
     path = folder / "generation_config.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); mend it or remove it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: a JSON object was expected; mend it or remove it")
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from biomistral.errors import UserError
 from biomistral.models import skeleton
 from biomistral.models.folder import read_config, weight_files
-from biomistral.models.gguf_layout import Layout
+from biomistral.models.gguf_layout import Architecture, Layout
 from biomistral.models.gguf_tokenizer import tokenizer_of
 from biomistral.models.load import load_tokenizer
 from biomistral.models.stored import StoredWeights
@@ -63,7 +63,7 @@ def make_plan(folder: Path, kind: str, out: Path, licence: str | None) -> Plan:
     layout = Layout(config, folder)
     arch = layout.architecture
     tokenizer = load_tokenizer(folder)
-    fields = {**_general(kind, _name(config, tokenizer.get_vocab()), model, licence), **model_fields(config, arch, folder)}
+    fields = {**_general(kind, _name(arch, tokenizer.get_vocab()), model, licence), **model_fields(config, arch, folder)}
     vocabulary = vocabulary_fields(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
     unlike = differences(tokenizer, tokenizer_of(vocabulary, str(folder)), folder)
     weights = skeleton.Weights(files)
@@ -89,13 +89,13 @@ def _general(kind: str, name: str, model: torch.nn.Module, licence: str | None) 
             "general.quantization_version": gguf.GGML_QUANT_VERSION}
 
 
-def _name(config: Any, tokens: dict[str, int]) -> str:
-    """The file's name for the model, which two readers take for more: by "mistral" transformers tells it from Llama, and by
+def _name(architecture: Architecture, tokens: dict[str, int]) -> str:
+    """The file's name for the model, which two readers take for more: a Llama named "mistral" transformers cannot read, and by
     "phi3" llama.cpp strips spaces after special tokens, among them some that Phi-4's vocabulary has not, where it then fails.
     """
-    if config.model_type == "phi3" and not all(token in tokens for token in ("<unk>", "<s>", "</s>", "<|endoftext|>")):
+    if architecture.name == "phi3" and not all(token in tokens for token in ("<unk>", "<s>", "</s>", "<|endoftext|>")):
         return "phi"
-    return str(config.model_type)
+    return architecture.name
 
 
 def _short(number: int) -> str:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from biomistral.errors import UserError
+from biomistral.models.gguf_config import FACTORS, LONG, SHORT
+from biomistral.models.gguf_rope import llama3_factors
 
 
 def rope_of(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,17 +82,8 @@ def rope_tensors(config: Any, rotated: int) -> dict[str, Tensor]:
     rope, _ = rope_of(config)
     kind = rope.get("rope_type", "default")
     if kind == "llama3":
-        return {"rope_freqs.weight": _llama3_factors(rope, rotated)}
+        return {FACTORS: llama3_factors(rope, rotated)}
     if kind == "longrope":
-        return {f"rope_factors_{which}.weight": torch.tensor(rope[f"{which}_factor"], dtype=torch.float32)
-                for which in ("long", "short")}
+        return {name: torch.tensor(rope[key], dtype=torch.float32)
+                for name, key in ((LONG, "long_factor"), (SHORT, "short_factor"))}
     return {}
-
-
-def _llama3_factors(rope: dict[str, Any], rotated: int) -> Tensor:
-    """Llama 3.1's: slow frequencies are divided by the factor, fast ones left, those between blended."""
-    frequencies = 1 / rope["rope_theta"] ** (torch.arange(0, rotated, 2, dtype=torch.float64) / rotated)
-    turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)  # within the original context
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    fast = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - fast) / rope["factor"] + fast)).float()
