@@ -52,7 +52,7 @@ def spare(rows: int) -> np.ndarray:
 def _loop(name: str, dtype: Float) -> Callable[..., int]:
     with _lock:
         engine = _engine()
-        engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(_machine_code(name, dtype)))
+        engine.add_object_file(llvm.object_file.ObjectFileRef.from_data(machine_code(name, dtype)))
         engine.finalize_object()
         address = engine.get_function_address(_symbol(name, dtype))
     assert address, name
@@ -93,7 +93,7 @@ def _key() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:32]
 
 
-def _machine_code(name: str, dtype: Float) -> bytes:
+def machine_code(name: str, dtype: Float) -> bytes:
     """An object file with one loop; made where it is not kept yet."""
     kept = cache_folder() / "loops" / _key() / f"{name}-{dtype.value}.o"
     if kept.is_file():
