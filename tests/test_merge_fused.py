@@ -10,8 +10,6 @@ import torch
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from merge_models import FILES, settings
-from tiny import make_model
 
 from biomistral.artifact import Machine
 from biomistral.errors import UserError
@@ -27,6 +25,8 @@ from biomistral.merging.operators import OnTorch, torch_operator
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 from biomistral.merging.tensors import as_tensor
 from biomistral.run import execute
+from merge_models import FILES, settings
+from tiny import make_model
 
 TYPES = [Float.BF16, Float.F32]
 

@@ -32,9 +32,9 @@ class Account:
         Raises:
             UserError: a value that is NaN or infinite, in an input or in the result.
         """
-        task, count, dtype = self._task, len(merged), self._task.dtype
-        if task.dtype is not task.out_dtype or task.dtype is Float.F16:  # loops have one type, and no float16
-            merged, inputs, dtype = widen(merged, task.out_dtype), widen(inputs[:, :count], task.dtype), Float.F32
+        task, count, dtype = self._task, len(merged), measured_in(self._task)
+        if dtype is not task.dtype or dtype is not task.out_dtype:
+            merged, inputs = widen(merged, task.out_dtype), widen(inputs[:, :count], task.dtype)
         peaks = [run("peak", dtype, row, count) for row in (merged, *inputs)]
         if max(peaks) >= Float.F32.infinity:
             self._refuse_not_finite(start, merged, inputs[:, :count])
@@ -68,6 +68,11 @@ def _first_not_finite(values: np.ndarray) -> tuple[int, float] | None:
     wide = widen(values, Float.BF16 if values.dtype == np.uint16 else Float.F32)
     places = np.flatnonzero(~np.isfinite(wide))
     return (int(places[0]), float(wide[places[0]])) if len(places) else None
+
+
+def measured_in(task: PlannedTensor) -> Float:
+    """The type that the measuring loops take a tensor in: they have one for result and inputs, and no float16."""
+    return task.dtype if task.dtype is task.out_dtype and task.dtype is not Float.F16 else Float.F32
 
 
 def _relative(moved: float, size: float) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from biomistral.merging.account import measured_in
 from biomistral.merging.catalogue import DEFAULT, Variants
 from biomistral.merging.fused import operators as fused
 from biomistral.merging.fused.native import prepare
@@ -63,9 +64,9 @@ def ready(tasks: list[PlannedTensor], variants: Variants, device: str) -> Iterat
     """
     looped = [task for task in tasks if device == "cpu" and fused.fits(task, variants)]
     started = time.perf_counter()
-    for dtype in {task.dtype for task in looped}:
-        for name in {name for task in looped if task.dtype is dtype for name in fused.LOOPS[task.method]}:
-            prepare(name, dtype)
+    loops = {(name, task.dtype) for task in looped for name in fused.LOOPS[task.method]}
+    for name, dtype in loops | {(name, measured_in(task)) for task in tasks for name in fused.MEASURES}:
+        prepare(name, dtype)
     if (seconds := time.perf_counter() - started) > _WORTH_SAYING_S:
         log.info("compiled the loops of this merge for this processor in %.0f s; they are kept", seconds)
     if len(looped) == len(tasks):

@@ -13,10 +13,12 @@ from biomistral.merging.fused.native import run, spare
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 from biomistral.seeds import seed
 
-_ALWAYS = ("peak", "drift")
-_THINNED = (*_ALWAYS, "norms", "add_task_vectors")
-LOOPS = {"linear": (*_ALWAYS, "linear"), "slerp": (*_ALWAYS, "block_dots", "interpolate"),
-         "task_arithmetic": (*_ALWAYS, "add_task_vectors"), "ties": (*_THINNED, "histogram"), "dare_linear": _THINNED,
+MEASURES = ("peak", "drift")
+"""What `account` takes of every tensor."""
+
+_THINNED = ("norms", "add_task_vectors")
+LOOPS = {"linear": ("linear",), "slerp": ("block_dots", "interpolate"),
+         "task_arithmetic": ("add_task_vectors",), "ties": (*_THINNED, "histogram"), "dare_linear": _THINNED,
          "dare_ties": _THINNED}
 """Method -> the loops it takes."""
 
