@@ -50,7 +50,7 @@ def describe(plan: Plan, need: dict[str, int], where: Path) -> str:
     threads = f"{need['threads']} threads" if need["threads"] > 1 else "one thread"
     lines += [f"reads {need['inputs'] / GB:.2f} GB{again}, writes {need['written'] / GB:.2f} GB; "
               f"{need['free'] / GB:.2f} GB are free in {where}",
-              f"works in {need['memory'] / 1e6:.0f} MB with {threads}, beside Python and PyTorch themselves"]
+              f"works in {need['memory'] / 1e6:.0f} MB with {threads}, beside Python and its packages"]
     if plan.fitted:
         lines.append(f"layer_range {plan.fitted['from']} fitted to {plan.fitted['to']}")
     lines += [f"note: {note}" for note in plan.notes]

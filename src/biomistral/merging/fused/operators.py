@@ -79,7 +79,7 @@ class Slerp(Linear):
 
     def __init__(self, task: PlannedTensor) -> None:
         super().__init__(task)
-        self._sums: list[list[float]] = []
+        self._sums: list[np.ndarray] = []
         self._t = float(task.parameters["t"])
 
     def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
@@ -93,10 +93,10 @@ class Slerp(Linear):
     def _measure(self, inputs: np.ndarray, blocks: int) -> None:
         sums: np.ndarray = np.empty((blocks, 3), np.float32)
         run("block_dots", self._task.dtype, inputs, inputs.shape[1], sums, blocks, spare(3))
-        self._sums += sums.tolist()
+        self._sums.append(sums)
 
     def settle(self, number: int) -> None:
-        dot, squares_a, squares_b = (math.fsum(row[i] for row in self._sums) for i in range(3))
+        dot, squares_a, squares_b = _totals(self._sums)
         self._by = scalars.slerp_coefficients(self._t, dot, math.sqrt(squares_a), math.sqrt(squares_b))
 
     def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ class Thinning:
         self.ties: np.ndarray = np.zeros(1, np.int64)
         self._shift = 16 if task.dtype is Float.BF16 else 0
         self._counts: np.ndarray = np.zeros((2, len(self.ranking.counts) if self.ranking else 0), np.int64)
-        self._sums: list[list[float]] = []
+        self._sums: list[np.ndarray] = []
         self.kept = scalars.num_kept(density, numel) if self.ranking else 0 if self.draws else numel
 
     def begin(self, start: int) -> None:
@@ -164,7 +164,7 @@ class Thinning:
         sums: np.ndarray = np.empty((-(-len(row) // BLOCK), 2), np.float32)
         mask = self.mask(start, len(row))
         run("norms", self.dtype, row, base, len(row), self.threshold, self.ties, mask, len(mask), sums, len(sums), spare(2))
-        self._sums += sums.tolist()
+        self._sums.append(sums)
 
     def settle(self, number: int) -> None:
         if self.ranking and number < self.selecting:
@@ -172,7 +172,7 @@ class Thinning:
             self.ranking.settle(number)
             self._counts = np.zeros((2, len(self.ranking.counts)), np.int64)
         else:
-            before, after = (math.fsum(row[i] for row in self._sums) for i in range(2))
+            before, after = _totals(self._sums)
             self.scale = scalars.l1_rescale(before, after, self.dtype)
 
 
@@ -230,6 +230,11 @@ class TaskVectors(Linear):
     def facts(self) -> dict[str, Any]:
         size = max(1, self._task.numel)
         return {"kept": [thinned.kept / size for thinned in self._thinned], "sign_conflicts": self._conflicts / size}
+
+
+def _totals(sums: list[np.ndarray]) -> list[float]:
+    """Sums over all blocks, one a column, that do not depend on their order."""
+    return [math.fsum(column.tolist()) for column in np.concatenate(sums).T]
 
 
 def _stacked(masks: list[np.ndarray]) -> np.ndarray:
