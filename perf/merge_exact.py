@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from biomistral.merging.catalogue import METHODS
-from biomistral.merging.methods import later_bits, uniform_bits
 from biomistral.merging.plan import plan_merge
+from biomistral.merging.scalars import later_bits, uniform_bits
 from biomistral.merging.settings import MergeSettings
 from biomistral.run import execute
 from biomistral.seeds import seed

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
 from biomistral.errors import UserError
 from biomistral.merging.catalogue import DEFAULT
 from biomistral.merging.describe import describe, needs
+from biomistral.merging.floats import Float
 from biomistral.merging.parameters import Rule
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.planned import PlannedTensor
@@ -57,7 +57,7 @@ def by_name(plan: Plan) -> dict[str, PlannedTensor]:
 def test_the_published_files(models: dict[str, Path], name: str, method: str) -> None:
     made = plan_merge(RECIPES / f"{name}.yaml", {BASE: models["A"], MEDICAL: models["B"]}, fit_layers=True)
     assert {tensor.method for tensor in made.tensors} == {method}
-    assert {tensor.dtype for tensor in made.tensors} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in made.tensors} == {Float.BF16}
     assert [source.model for source in made.tensors[0].inputs] == [BASE, MEDICAL]
     if name == "slerp":
         assert made.fitted == {"from": [0, 32], "to": [0, 4]}
@@ -109,7 +109,7 @@ out_dtype: bfloat16
     assert weights == {"self_attn.q_proj": [1, 0.1], "self_attn.k_proj": [2, 0.1], "mlp.up_proj": [3, 3],
                        "input_layernorm": [0.1, 0.1]}
     tensor = made["model.norm.weight"]
-    assert (tensor.dtype, tensor.out_dtype, tensor.parameters) == (torch.float32, torch.bfloat16, {"normalize": False})
+    assert (tensor.dtype, tensor.out_dtype, tensor.parameters) == (Float.F32, Float.BF16, {"normalize": False})
 
 
 def test_layers_are_stacked_and_filters_see_the_inputs_names(tmp_path: Path, models: dict[str, Path]) -> None:

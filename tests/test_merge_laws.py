@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from biomistral.errors import UserError
-from biomistral.merging import della, methods
+from biomistral.merging import della, scalars
 from biomistral.merging.catalogue import METHODS, Variants
+from biomistral.merging.floats import Float
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.stream import stream
 from biomistral.seeds import seed
@@ -70,7 +71,7 @@ def test_breadcrumbs(tmp_path: Path, models: dict[str, Path], arrays: Arrays, me
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 200))
 def test_breadcrumbs_keeps_its_density_and_drops_what_is_left(density: float, gamma: float, numel: int) -> None:
-    below, kept = methods.breadcrumbs_band(density, gamma, numel)
+    below, kept = scalars.breadcrumbs_band(density, gamma, numel)
     assert kept == int(density * numel)
     assert 0 <= below <= numel - kept
     above = numel - kept - below
@@ -82,7 +83,7 @@ def naive_della(delta: np.ndarray, density: float, epsilon: float, key: int, pap
     rows = delta.reshape(-1, delta.shape[-1])
     ranks = np.argsort(np.argsort(np.abs(rows), axis=1, kind="stable"), axis=1)
     chances = density - epsilon + 2 * epsilon * ranks / (rows.shape[1] - 1)
-    numbers = methods.uniform_bits(key, 0, delta.size).astype(np.float64) / 2**32
+    numbers = scalars.uniform_bits(key, 0, delta.size).astype(np.float64) / 2**32
     kept = np.where(numbers.reshape(rows.shape) < chances, rows, 0)
     return (kept / chances if paper else kept * np.abs(rows).sum() / np.abs(kept).sum()).reshape(delta.shape)
 
@@ -102,9 +103,9 @@ def test_della(tmp_path: Path, models: dict[str, Path], arrays: Arrays, method: 
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 60), st.sampled_from([torch.bfloat16, torch.float32]))
-def test_della_prefers_large_magnitudes(start: int, rows: int, columns: int, dtype: torch.dtype) -> None:
-    delta = torch.randn((rows, columns), generator=torch.Generator().manual_seed(start)).to(dtype)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 60), st.sampled_from([Float.BF16, Float.F32]))
+def test_della_prefers_large_magnitudes(start: int, rows: int, columns: int, dtype: Float) -> None:
+    delta = torch.randn((rows, columns), generator=torch.Generator().manual_seed(start)).to(dtype.torch)
     chances = torch.from_numpy(della.by_rank(delta, della.chances(columns, 0.5, 0.2, dtype)))
     order = delta.abs().double().sort(dim=1, stable=True).indices
     assert (chances.gather(1, order).diff(dim=1) >= 0).all()
@@ -113,7 +114,7 @@ def test_della_prefers_large_magnitudes(start: int, rows: int, columns: int, dty
 
 
 def test_della_of_one_column_keeps_its_density() -> None:
-    assert della.chances(1, 0.4, 0.2, torch.bfloat16).tolist() == [0.4]
+    assert della.chances(1, 0.4, 0.2, Float.BF16).tolist() == [0.4]
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from biomistral import cli
 from biomistral.errors import UserError
-from biomistral.merging import kernels
 from biomistral.merging import stream as streaming
+from biomistral.merging.blocks import BLOCK
 from biomistral.merging.card import public
 from biomistral.merging.diff import diff, render
+from biomistral.merging.floats import Float, narrow, widen
+from biomistral.merging.fused.measures import peak
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.report import licence_of
 from biomistral.run import execute
@@ -80,7 +83,7 @@ def test_the_plan_refuses_a_disk_without_room(tmp_path: Path, models: dict[str, 
 # ---- the account of a tensor ----------------------------------------------------------------------------------------
 
 
-def large_plan(folder: Path, numel: int = 70 * kernels.BLOCK + 17) -> tuple[Plan, dict[str, torch.Tensor]]:
+def large_plan(folder: Path, numel: int = 70 * BLOCK + 17) -> tuple[Plan, dict[str, torch.Tensor]]:
     """Two checkpoints of one layer with a tensor that is sampled, not measured whole."""
     tensors = {}
     for number, name in enumerate("AB"):
@@ -97,7 +100,7 @@ def large_plan(folder: Path, numel: int = 70 * kernels.BLOCK + 17) -> tuple[Plan
 def test_a_sampled_drift_is_near_the_whole_ones_and_no_chunk_changes_it(tmp_path: Path) -> None:
     plan, parents = large_plan(tmp_path)
     found = []
-    for chunk, workers in ((1, 1), (kernels.BLOCK * 32, 3), (1 << 20, 2)):
+    for chunk, workers in ((1, 1), (BLOCK * 32, 3), (1 << 20, 2)):
         folder = tmp_path / str(chunk)
         folder.mkdir()
         _, rows = streaming.stream(plan, folder, chunk=chunk, workers=workers)
@@ -126,14 +129,13 @@ def test_zero_tensors_are_reported(tmp_path: Path, models: dict[str, Path]) -> N
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(width=16), max_size=20), st.sampled_from([torch.bfloat16, torch.float16, torch.float32]))
-def test_the_peak_is_the_largest_magnitude(values: list[float], dtype: torch.dtype) -> None:
-    tensor = torch.tensor(values, dtype=torch.float32).to(dtype)
-    high = kernels.peak(tensor)
-    assert (high < kernels.infinity_of(dtype)) == bool(torch.isfinite(tensor).all())
-    if high < kernels.infinity_of(dtype):
-        integer = torch.int32 if dtype == torch.float32 else torch.int16
-        assert float(torch.tensor([high]).to(integer).view(dtype)) == max((abs(float(value)) for value in tensor), default=0)
+@given(st.lists(st.floats(width=16), max_size=20), st.sampled_from([Float.BF16, Float.F32]))
+def test_the_peak_is_the_largest_magnitude(values: list[float], dtype: Float) -> None:
+    stored = narrow(np.array(values, np.float32), dtype)
+    high = peak(stored)
+    assert (high < Float.F32.infinity) == bool(np.isfinite(widen(stored, dtype)).all())
+    if high < Float.F32.infinity:
+        assert np.int32(high).view(np.float32) == np.abs(widen(stored, dtype)).max(initial=0)
 
 
 # ---- the report and the card ----------------------------------------------------------------------------------------

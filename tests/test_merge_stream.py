@@ -18,8 +18,8 @@ from biomistral.artifact import open_artifact, verify
 from biomistral.errors import UserError
 from biomistral.merging import stream as streaming
 from biomistral.merging.checkpoint import Reader
-from biomistral.merging.methods import dare_mask
 from biomistral.merging.plan import plan_merge
+from biomistral.merging.scalars import dare_mask
 from biomistral.merging.settings import MergeSettings
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.run import execute
@@ -100,7 +100,7 @@ def test_dare_with_its_mask(tmp_path: Path, models: dict[str, Path], rescale: st
     base, other = (load_file(models[name] / "model.safetensors") for name in "AB")
     for name, tensor in found.items():
         delta = (other[name] - base[name]).flatten()
-        kept = delta * dare_mask(seed(5, "dare", name, 0), 0, delta.numel(), 0.5)
+        kept = delta * torch.from_numpy(dare_mask(seed(5, "dare", name, 0), 0, delta.numel(), 0.5))
         ratio = (delta.float().abs().sum().bfloat16() / kept.float().abs().sum().bfloat16()) if rescale == "mergekit" else 2.0
         wanted = base[name] + (kept * ratio * 0.5).view(tensor.shape)
         assert (tensor != wanted).float().mean() < (0.02 if rescale == "mergekit" else 1e-9), name

@@ -13,11 +13,16 @@ _CHUNK = 1 << 22
 _CACHE_FROM_BYTES = 32 << 20
 
 
+def cache_folder() -> Path:
+    """The user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biomistral"
+
+
 def _digest_cache(path: Path) -> Path:
     """Where the digest of a large file is remembered: named by place, size and times, so a changed file is read again."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "biomistral" / "digests"
     stat = path.stat()
-    return root / canonical_hash([str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
+    known = [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return cache_folder() / "digests" / canonical_hash(known)
 
 
 def file_digest(path: Path) -> str:

@@ -1,14 +1,14 @@
 """What a merge did to one tensor, measured on its chunks as they pass: drift, zero tensors, values that are not finite."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from biomistral.errors import UserError
-from biomistral.merging.kernels import BLOCK, infinity_of, peak
+from biomistral.merging.blocks import BLOCK
+from biomistral.merging.floats import Float, widen
+from biomistral.merging.fused.native import run, spare
 from biomistral.merging.planned import PlannedTensor
 
 _WHOLE_UP_TO = 64
@@ -23,40 +23,56 @@ class Account:
     def __init__(self, task: PlannedTensor) -> None:
         self._task = task
         self._step = _STEP if task.numel > _WHOLE_UP_TO * BLOCK else 1
-        self._moved: list[list[float]] = [[] for _ in task.inputs]
-        self._size: list[list[float]] = [[] for _ in task.inputs]
+        self._sums: list[np.ndarray] = [np.empty((len(task.inputs), 0, 2), np.float32)]
         self._peaks = [0] * (1 + len(task.inputs))
 
-    def add(self, merged: torch.Tensor, tensors: list[torch.Tensor], start: int) -> None:
-        """Take a chunk of the result and of every input; it starts at a multiple of `kernels.BLOCK`.
+    def add(self, merged: np.ndarray, inputs: np.ndarray, start: int) -> None:
+        """Take a chunk of the result and of every input, as they are stored; it starts at a multiple of `blocks.BLOCK`.
 
         Raises:
             UserError: a value that is NaN or infinite, in an input or in the result.
         """
-        peaks = [peak(values) for values in (merged, *tensors)]
-        if any(high >= infinity_of(values.dtype) for high, values in zip(peaks, (merged, *tensors), strict=True)):
-            _refuse_not_finite(self._task, start, merged, tensors)
+        task, count, dtype = self._task, len(merged), measured_in(self._task)
+        if dtype is not task.dtype or dtype is not task.out_dtype:
+            merged, inputs = widen(merged, task.out_dtype), widen(inputs[:, :count], task.dtype)
+        peaks = [run("peak", dtype, row, count) for row in (merged, *inputs)]
+        if max(peaks) >= Float.F32.infinity:
+            self._refuse_not_finite(start, merged, inputs[:, :count])
         self._peaks = list(map(max, self._peaks, peaks))
-        for result, *sources in zip(*(self._sampled(values, start) for values in (merged, *tensors)), strict=True):
-            for number, source in enumerate(sources):
-                moved = result - source
-                self._moved[number] += np.vecdot(moved, moved).tolist()
-                self._size[number] += np.vecdot(source, source).tolist()
-
-    def _sampled(self, values: torch.Tensor, start: int) -> Iterator[np.ndarray]:
-        """The blocks of a chunk that are measured, as float32 rows; the last, shorter one of a tensor by itself."""
-        whole, first = len(values) // BLOCK * BLOCK, -(start // BLOCK) % self._step
-        yield values[:whole].view(-1, BLOCK)[first::self._step].float().numpy()
-        if whole < len(values) and (start + whole) // BLOCK % self._step == 0:
-            yield values[whole:].float().numpy()[None]
+        first = -(start // BLOCK) % self._step
+        sums: np.ndarray = np.empty((len(inputs), len(range(first, -(-count // BLOCK), self._step)), 2), np.float32)
+        run("drift", dtype, merged, count, inputs, *inputs.shape, first, self._step, sums, sums.shape[1], spare(2))
+        self._sums.append(sums)
 
     def facts(self) -> dict[str, Any]:
         """``drift``: relative L2, ``|result - input| / |input|``; None where it has no value. ``zero``: who is all zeros."""
-        names = [source.model for source in self._task.inputs]
-        drift = {name: _relative(math.fsum(moved), math.fsum(size))
-                 for name, moved, size in zip(names, self._moved, self._size, strict=True)}
+        names, sums = [source.model for source in self._task.inputs], np.concatenate(self._sums, axis=1)
+        drift = {name: _relative(*(math.fsum(column.tolist()) for column in rows.T))
+                 for name, rows in zip(names, sums, strict=True)}
         zero = [name for name, high in zip(["result", *names], self._peaks, strict=True) if not high]
         return {"drift": drift} | ({"zero": zero} if zero else {})
+
+    def _refuse_not_finite(self, start: int, merged: np.ndarray, inputs: np.ndarray) -> None:
+        """Say where the first value is that is NaN or infinite."""
+        for source, row in zip(self._task.inputs, inputs, strict=True):
+            if found := _first_not_finite(row):
+                raise UserError(f"{source.stored.file}: tensor {source.tensor} holds {found[1]} at element {start + found[0]}; "
+                                "this model is damaged, make or download it again")
+        place, number = _first_not_finite(merged) or (0, math.nan)
+        raise UserError(f"the merge gives {number} at element {start + place} of {self._task.name}: the weights in the merge "
+                        f"file are too large for {self._task.out_dtype.value}")
+
+
+def _first_not_finite(values: np.ndarray) -> tuple[int, float] | None:
+    """The first place that holds NaN or an infinity, and which."""
+    wide = widen(values, Float.BF16 if values.dtype == np.uint16 else Float.F32)
+    places = np.flatnonzero(~np.isfinite(wide))
+    return (int(places[0]), float(wide[places[0]])) if len(places) else None
+
+
+def measured_in(task: PlannedTensor) -> Float:
+    """The type that the measuring loops take a tensor in: they have one for result and inputs, and no float16."""
+    return task.dtype if task.dtype is task.out_dtype and task.dtype is not Float.F16 else Float.F32
 
 
 def _relative(moved: float, size: float) -> float | None:
@@ -64,15 +80,3 @@ def _relative(moved: float, size: float) -> float | None:
     if not (math.isfinite(moved) and math.isfinite(size)):
         return None
     return 0.0 if moved == 0 else math.sqrt(moved / size) if size else None
-
-
-def _refuse_not_finite(task: PlannedTensor, start: int, merged: torch.Tensor, tensors: list[torch.Tensor]) -> None:
-    """Say where the first value is that is NaN or infinite."""
-    for source, tensor in zip(task.inputs, tensors, strict=True):
-        if len(places := (~torch.isfinite(tensor)).nonzero()):
-            place = int(places[0])
-            raise UserError(f"{source.stored.file}: tensor {source.tensor} holds {float(tensor[place])} at element "
-                            f"{start + place}; this model is damaged, make or download it again")
-    place = int((~torch.isfinite(merged)).nonzero()[0])
-    raise UserError(f"the merge gives {float(merged[place])} at element {start + place} of {task.name}: the weights in the "
-                    f"merge file are too large for {str(task.out_dtype).removeprefix('torch.')}")

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from biomistral.artifact import input_key
 from biomistral.errors import UserError
 from biomistral.merging.checkpoint import Checkpoint, Reader, StoredTensor, read_header
+from biomistral.merging.floats import Float, narrow, widen
 
 _TILE = 1 << 16
 """Elements of W whose change is computed at once; tiles start at fixed rows, so that chunks change no bit."""
@@ -146,7 +147,7 @@ def _check_fit(adapter: Adapter, path: Path, model: Checkpoint) -> None:
 class Adapted:
     """A `views.View` of a weight with an adapter's change added, in the type it is rounded to."""
 
-    def __init__(self, name: str, stored: StoredTensor, change: Change, dtype: torch.dtype) -> None:
+    def __init__(self, name: str, stored: StoredTensor, change: Change, dtype: Float) -> None:
         self._name, self._stored, self._change = name, stored, change
         self.shape, self.dtype = stored.shape, dtype
         self._rows = max(1, _TILE // stored.shape[1])
@@ -155,22 +156,24 @@ class Adapted:
     def nbytes(self) -> int:
         return self._stored.nbytes + self._change.a.nbytes + self._change.b.nbytes
 
-    def read(self, reader: Reader, slot: int, start: int, count: int) -> torch.Tensor:
+    def read(self, reader: Reader, slot: int, start: int, count: int) -> np.ndarray:
         """As `views.View.read`: whole tiles are computed, of which the first and last may stick out."""
         columns = self.shape[1]
-        weight = reader.read(slot, self._name, self._stored, start, count).float()
+        weight = widen(reader.read(slot, self._name, self._stored, start, count), self._stored.dtype)
         first = start // columns // self._rows * self._rows
         for row in range(first, -(-(start + count) // columns), self._rows):
-            change = self._tile(reader, row).view(-1)
+            change = self._tile(reader, row).reshape(-1)
             low, high = max(start, row * columns), min(start + count, row * columns + len(change))
             weight[low - start:high - start] += change[low - row * columns:high - row * columns]
-        return weight.to(self.dtype)
+        return narrow(weight, self.dtype)
 
-    def _tile(self, reader: Reader, row: int) -> torch.Tensor:
-        """The change of the rows from ``row`` on."""
+    def _tile(self, reader: Reader, row: int) -> np.ndarray:
+        """The change of the rows from ``row`` on; the product is PyTorch's, as peft's."""
+        import torch
+
         change, last = self._change, min(row + self._rows, self.shape[0])
-        a, b = (reader.keep(f"{self._name} {half}", stored).view(stored.shape)
+        a, b = (torch.from_numpy(reader.keep(f"{self._name} {half}", stored)).view(stored.shape)
                 for half, stored in (("lora_A", change.a), ("lora_B", change.b)))
-        if change.transposed:
-            return (a[:, row:last].T @ b.T).contiguous().mul_(change.scale)
-        return (b[row:last] @ a).mul_(change.scale)
+        product = (a[:, row:last].T @ b.T).contiguous() if change.transposed else b[row:last] @ a
+        found: np.ndarray = product.mul_(change.scale).numpy()
+        return found

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
-import torch
+import numpy as np
 
-from biomistral.merging.angular import add_rows
+from biomistral.merging.blocks import chunks
 from biomistral.merging.checkpoint import Reader
-from biomistral.merging.compatibility import chunks
+from biomistral.merging.floats import Float, converted, narrow, promoted, widen
 from biomistral.merging.planned import PlannedInput
 from biomistral.merging.vocabulary import NAMES, Donors, Vocabulary
 
@@ -31,20 +31,20 @@ class Run:
 class Aligned:
     """A `views.View` of one model's embedding in the result's vocabulary. Means are taken in ``dtype``, as mergekit does."""
 
-    def __init__(self, runs: list[Run], donors: dict[str, PlannedInput], size: int, dtype: torch.dtype) -> None:
+    def __init__(self, runs: list[Run], donors: dict[str, PlannedInput], size: int, dtype: Float) -> None:
         self._runs, self._donors, self._starts = runs, donors, [run.start for run in runs]
         self.shape = (size, *next(iter(donors.values())).shape[1:])
         self.dtype = dtype
         self._width = reduce(lambda product, size: product * size, self.shape[1:], 1)
-        self._mean: torch.Tensor | None = None
+        self._mean: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
-        return self.shape[0] * self._width * int(self.dtype.itemsize)
+        return self.shape[0] * self._width * self.dtype.itemsize
 
-    def read(self, reader: Reader, slot: int, start: int, count: int) -> torch.Tensor:
+    def read(self, reader: Reader, slot: int, start: int, count: int) -> np.ndarray:
         """As `views.View.read`."""
-        out = torch.empty(count, dtype=self.dtype)
+        out: np.ndarray = np.empty(count, self.dtype.storage)
         index, end = bisect_right(self._starts, start // self._width) - 1, start + count
         while index < len(self._runs) and self._runs[index].start * self._width < end:
             run = self._runs[index]
@@ -54,51 +54,53 @@ class Aligned:
             index += 1
         return out
 
-    def _fill(self, out: torch.Tensor, run: Run, offset: int, reader: Reader, slot: int) -> None:
+    def _fill(self, out: np.ndarray, run: Run, offset: int, reader: Reader, slot: int) -> None:
         """Fill ``out`` with what a run holds from element ``offset`` on."""
         if run.spare:
-            places = (torch.arange(len(out)) + offset) % self._width
-            out.copy_(self._mean_row(reader, slot)[places])
+            out[:] = self._mean_row(reader, slot)[(np.arange(len(out)) + offset) % self._width]
             return
         parts = run.donors.rows
         if len(parts) == 1:
-            out.copy_(self._part(*parts[0], offset, len(out), reader, slot))
+            out[:] = self._part(*parts[0], offset, len(out), reader, slot)
             return
-        out.zero_()
+        out[:] = 0
         for model, row in parts:
-            out += self._part(model, row, offset, len(out), reader, slot).to(self.dtype)
+            part = self._part(model, row, offset, len(out), reader, slot)
+            out[:] = narrow(widen(out, self.dtype) + widen(part, self.dtype), self.dtype)
         if parts:
-            out /= len(parts)
+            out[:] = narrow(widen(out, self.dtype) / np.float32(len(parts)), self.dtype)
 
-    def _part(self, model: str, row: int, offset: int, count: int, reader: Reader, slot: int) -> torch.Tensor:
+    def _part(self, model: str, row: int, offset: int, count: int, reader: Reader, slot: int) -> np.ndarray:
         donor = self._donors[model]
         start = row * self._width + offset
-        return reader.read(slot, donor.tensor, donor.stored, start, count) if donor.view is None else donor.view.read(
-            reader, slot, start, count)
+        part = (reader.read(slot, donor.tensor, donor.stored, start, count) if donor.view is None
+                else donor.view.read(reader, slot, start, count))
+        return converted(part, donor.dtype, self.dtype)
 
-    def _mean_row(self, reader: Reader, slot: int) -> torch.Tensor:
+    def _mean_row(self, reader: Reader, slot: int) -> np.ndarray:
         """The mean of the rows that are tokens, read once."""
         if self._mean is None:
-            total, rows = torch.zeros(self._width, dtype=torch.float64), 0
+            total, rows = np.zeros(self._width), 0
             for run in self._runs:
                 if not run.spare:
                     rows += run.count
                     for first, count in chunks(run.count, _ROWS):
-                        part = torch.empty(count * self._width, dtype=self.dtype)
+                        part: np.ndarray = np.empty(count * self._width, self.dtype.storage)
                         self._fill(part, run, first * self._width, reader, slot)
-                        total = add_rows(total, part.view(count, self._width))
-            self._mean = (total / rows).to(self.dtype)
+                        for row in widen(part, self.dtype).reshape(count, self._width):
+                            total += row
+            self._mean = narrow((total / rows).astype(np.float32), self.dtype)
         return self._mean
 
 
-def aligned(vocabulary: Vocabulary, inputs: list[PlannedInput], base: str | None, dtype: torch.dtype | None,
+def aligned(vocabulary: Vocabulary, inputs: list[PlannedInput], base: str | None, dtype: Float | None,
             known: dict[tuple[str, ...], list[Run]]) -> list[PlannedInput]:
     """The inputs of a tensor with one row a token, each seen in the result's vocabulary.
 
     ``known`` remembers the runs: those of a head are those of the embedding.
     """
     donors = {source.model: source for source in inputs}
-    kind = dtype or reduce(torch.promote_types, (source.dtype for source in inputs))
+    kind = dtype or promoted([source.dtype for source in inputs])
     views = []
     for model in donors:
         key = (model, str(base), *donors)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from biomistral.merging import angular
-from biomistral.merging.kernels import BLOCK
+from biomistral.merging.blocks import BLOCK
 
 
 class RowSlerp:

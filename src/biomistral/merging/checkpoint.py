@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from biomistral.errors import UserError
+from biomistral.merging.floats import Float, widen
 from biomistral.models.folder import read_config, weight_files
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old checkpoints carry although the model computes them."""
@@ -25,7 +25,7 @@ class StoredTensor:
     """Where a tensor's bytes lie; ``offset`` counts from the start of the file."""
 
     file: Path
-    dtype: torch.dtype
+    dtype: Float
     shape: tuple[int, ...]
     offset: int
 
@@ -35,7 +35,7 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.numel * int(self.dtype.itemsize)
+        return self.numel * self.dtype.itemsize
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -61,10 +61,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _stored(path: Path, name: str, span: tuple[Any, ...], data: int, size: int) -> StoredTensor:
     dtype, shape, start, end = span
-    if dtype not in DTYPES:
-        raise UserError(f"{path}: tensor {name} is {dtype}: this model looks quantised; only {', '.join(DTYPES)} can be merged, "
-                        "so merge first and quantise the result")
-    stored = StoredTensor(path, DTYPES[dtype], shape, data + start)
+    if dtype not in Float.__members__:
+        raise UserError(f"{path}: tensor {name} is {dtype}: this model looks quantised; only {', '.join(Float.__members__)} can "
+                        "be merged, so merge first and quantise the result")
+    stored = StoredTensor(path, Float[dtype], shape, data + start)
     if start < 0 or end - start != stored.nbytes:
         raise UserError(f"{path}: corrupt: tensor {name} of shape {list(shape)} in {dtype} has {end - start} bytes, not "
                         f"{stored.nbytes}; download or make it again")
@@ -157,12 +157,12 @@ class Reader:
     """Reads parts of tensors; one buffer an input, allocated once: first touch of memory costs 0.75 s/GB, later 0.04."""
 
     def __init__(self, inputs: int, chunk: int) -> None:
-        self._buffers = [torch.empty(chunk * 4, dtype=torch.uint8) for _ in range(inputs)]
+        self._buffers: np.ndarray = np.empty((inputs, chunk * 4), np.uint8)
         self._files: dict[Path, int] = {}
-        self._kept: dict[StoredTensor, torch.Tensor] = {}
+        self._kept: dict[StoredTensor, np.ndarray] = {}
         self._most_kept = 4 * inputs
 
-    def keep(self, name: str, stored: StoredTensor) -> torch.Tensor:
+    def keep(self, name: str, stored: StoredTensor) -> np.ndarray:
         """A small tensor as a whole, flat and in float32, remembered until others have taken its place.
 
         Raises:
@@ -171,28 +171,37 @@ class Reader:
         if stored not in self._kept:
             while len(self._kept) >= self._most_kept:
                 del self._kept[next(iter(self._kept))]
-            whole = torch.empty(stored.nbytes, dtype=torch.uint8)
+            whole: np.ndarray = np.empty(stored.nbytes, np.uint8)
             self._fill(whole, name, stored, 0)
-            self._kept[stored] = whole.view(stored.dtype).float()
+            self._kept[stored] = widen(whole.view(stored.dtype.storage), stored.dtype)
         return self._kept[stored]
 
-    def read(self, slot: int, name: str, stored: StoredTensor, start: int, count: int) -> torch.Tensor:
-        """Elements ``start`` to ``start + count`` of the flattened tensor, in its stored type, valid until the slot is read
-        again.
+    def read(self, slot: int, name: str, stored: StoredTensor, start: int, count: int) -> np.ndarray:
+        """Elements ``start`` to ``start + count`` of the flattened tensor, in its storage, valid until the slot is read again.
 
         Raises:
             UserError: the file became shorter since the plan was made.
         """
         size = stored.dtype.itemsize
-        if count * size > self._buffers[slot].numel():  # a method that needs whole rows may ask for more
-            self._buffers[slot] = torch.empty(count * size, dtype=torch.uint8)
-        buffer = self._buffers[slot][: count * size]
+        self.make_room(count)
+        buffer = self._buffers[slot, : count * size]
         self._fill(buffer, name, stored, start * size)
-        return buffer.view(stored.dtype)
+        found: np.ndarray = buffer.view(stored.dtype.storage)
+        return found
 
-    def _fill(self, buffer: torch.Tensor, name: str, stored: StoredTensor, offset: int) -> None:
+    def make_room(self, count: int) -> None:
+        """Have room for so many elements; a method that needs whole rows may ask for more than a chunk."""
+        if count * 4 > self._buffers.shape[1]:
+            self._buffers = np.empty((len(self._buffers), count * 4), np.uint8)
+
+    def rows(self, inputs: int, dtype: Float) -> np.ndarray:
+        """The buffers of the first inputs as rows of elements."""
+        found: np.ndarray = self._buffers[:inputs].view(dtype.storage)
+        return found
+
+    def _fill(self, buffer: np.ndarray, name: str, stored: StoredTensor, offset: int) -> None:
         """Fill ``buffer`` with a tensor's bytes from ``offset`` on."""
-        target, done = memoryview(buffer.numpy()), 0
+        target, done = memoryview(buffer.data), 0
         while done < len(target):
             got = os.preadv(self._open(stored.file), [target[done:]], stored.offset + offset + done)
             if got == 0:

@@ -1,9 +1,11 @@
 """Whether models can be merged at all: one architecture, one set of tensors, one meaning for each token."""
 
-from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from biomistral.errors import UserError
+from biomistral.merging.blocks import chunks
 from biomistral.merging.checkpoint import Checkpoint, Reader
 from biomistral.merging.config import MergeFile
 from biomistral.merging.vocabulary import read_tokens
@@ -79,18 +81,12 @@ def _check_tied_head(model: Checkpoint) -> None:
         return
     reader, chunk = Reader(2, 1 << 18), 1 << 18
     same = head.shape == embedding.shape and head.dtype == embedding.dtype and all(
-        reader.read(0, HEAD, head, start, count).equal(reader.read(1, EMBEDDING, embedding, start, count))
+        np.array_equal(reader.read(0, HEAD, head, start, count), reader.read(1, EMBEDDING, embedding, start, count))
         for start, count in chunks(head.numel, chunk))
     reader.close()
     if not same:
         raise UserError(f"{head.file}: {HEAD} differs from {EMBEDDING}, though config.json says tie_word_embeddings; set it to "
                         "false, or store the head once")
-
-
-def chunks(numel: int, size: int) -> Iterator[tuple[int, int]]:
-    """``(start, count)`` of consecutive parts of a flattened tensor."""
-    for start in range(0, numel, size):
-        yield start, min(size, numel - start)
 
 
 def _check_vocabulary(base: Checkpoint, model: Checkpoint) -> None:

@@ -3,16 +3,17 @@
 import numpy as np
 import torch
 
+from biomistral.merging.floats import Float
 from biomistral.merging.kernels import magnitude_bits
-from biomistral.merging.methods import dare_dtype, uniform_bits
+from biomistral.merging.scalars import dare_dtype, uniform_bits
 
 
-def chances(columns: int, density: float, epsilon: float, dtype: torch.dtype) -> np.ndarray:
+def chances(columns: int, density: float, epsilon: float, dtype: Float) -> np.ndarray:
     """Probability of staying by rank, the smallest magnitude first: density - epsilon to density + epsilon, in float64.
 
     Like mergekit it counts ranks in the working type: in bfloat16 those above 256 fall into steps.
     """
-    kind = dare_dtype(dtype)
+    kind = dare_dtype(dtype).torch
     if columns == 1:  # mergekit divides by zero here
         return np.full(1, density)
     ranks = torch.arange(columns).to(kind).add_(1)

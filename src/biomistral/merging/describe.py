@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from biomistral.merging.catalogue import Variants
-from biomistral.merging.operators import operator_for
+from biomistral.merging.engine import operator_for
 from biomistral.merging.plan import Plan
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 
@@ -15,7 +13,7 @@ GB = 1e9
 
 def needs(plan: Plan, variants: Variants, workers: int, free: int) -> dict[str, int]:
     """Bytes: of the inputs, read in all (some methods read twice), written, worked in by every thread, free on the disk."""
-    read = sum((1 + operator_for(tensor, 0, variants).passes) * sum(source.nbytes for source in tensor.inputs)
+    read = sum((1 + operator_for(tensor, variants=variants).passes) * sum(source.nbytes for source in tensor.inputs)
                for tensor in plan.tensors)
     return {"inputs": plan.bytes_read, "read": read, "written": plan.bytes_written, "memory": plan.working_bytes * workers,
             "threads": workers, "free": free}
@@ -30,18 +28,14 @@ def as_data(plan: Plan, need: dict[str, int]) -> dict[str, Any]:
 
 
 def _tensor(tensor: PlannedTensor) -> dict[str, Any]:
-    return {"name": tensor.name, "method": tensor.method, "shape": list(tensor.shape), "dtype": _name(tensor.dtype),
-            "out_dtype": _name(tensor.out_dtype), "parameters": tensor.parameters, "inputs": list(map(_input, tensor.inputs))}
+    return {"name": tensor.name, "method": tensor.method, "shape": list(tensor.shape), "dtype": tensor.dtype.value,
+            "out_dtype": tensor.out_dtype.value, "parameters": tensor.parameters, "inputs": list(map(_input, tensor.inputs))}
 
 
 def _input(source: PlannedInput) -> dict[str, Any]:
     return {"model": source.model, "tensor": source.tensor, "file": str(source.stored.file), "shape": list(source.stored.shape),
-            "dtype": _name(source.stored.dtype), "parameters": source.parameters,
+            "dtype": source.stored.dtype.value, "parameters": source.parameters,
             "seen_as": None if source.view is None else type(source.view).__name__.lower()}
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def describe(plan: Plan, need: dict[str, int], where: Path) -> str:
@@ -56,7 +50,7 @@ def describe(plan: Plan, need: dict[str, int], where: Path) -> str:
     threads = f"{need['threads']} threads" if need["threads"] > 1 else "one thread"
     lines += [f"reads {need['inputs'] / GB:.2f} GB{again}, writes {need['written'] / GB:.2f} GB; "
               f"{need['free'] / GB:.2f} GB are free in {where}",
-              f"works in {need['memory'] / 1e6:.0f} MB with {threads}, beside Python and PyTorch themselves"]
+              f"works in {need['memory'] / 1e6:.0f} MB with {threads}, beside Python and its packages"]
     if plan.fitted:
         lines.append(f"layer_range {plan.fitted['from']} fitted to {plan.fitted['to']}")
     lines += [f"note: {note}" for note in plan.notes]
@@ -68,7 +62,7 @@ def describe(plan: Plan, need: dict[str, int], where: Path) -> str:
 
 def _kind(name: str, shape: tuple[int, ...], tensors: list[PlannedTensor], constant: dict[str, Any]) -> str:
     """``32 x model.layers.*.mlp.up_proj.weight [14336, 4096] bfloat16 -> float16: t 0 0.5 1``"""
-    types = [f"{_name(tensor.dtype)} -> {_name(tensor.out_dtype)}" if tensor.dtype != tensor.out_dtype else _name(tensor.dtype)
+    types = [f"{tensor.dtype.value} -> {tensor.out_dtype.value}" if tensor.dtype != tensor.out_dtype else tensor.dtype.value
              for tensor in tensors]
     said = [f"{key} {' '.join(map(_short, values if len(set(values)) > 1 else values[:1]))}"
             for key, values in _settings(tensors).items() if key not in constant]

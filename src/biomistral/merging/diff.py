@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from biomistral.memory import keep_freed_memory
+from biomistral.merging.blocks import BLOCK, chunks
 from biomistral.merging.checkpoint import Checkpoint, Reader, StoredTensor, open_checkpoint
-from biomistral.merging.compatibility import chunks
-from biomistral.merging.kernels import block_dots
+from biomistral.merging.floats import widen
 from biomistral.merging.plan import CHUNK
 from biomistral.progress import bar
 
@@ -66,26 +66,30 @@ def _compare(name: str, first: StoredTensor, second: StoredTensor, reader: Reade
     equal, largest = 0, 0.0
     sums: list[list[float]] = [[], [], [], []]
     for start, count in chunks(first.numel, CHUNK):
-        a = reader.read(0, name, first, start, count).float()
-        b = reader.read(1, name, second, start, count).float()
+        a = widen(reader.read(0, name, first, start, count), first.dtype)
+        b = widen(reader.read(1, name, second, start, count), second.dtype)
         moved = b - a
-        equal += count - int(np.count_nonzero(moved.numpy()))  # NaN counts as different
-        largest = float(np.maximum(largest, np.abs(moved.numpy()).max()))  # which keeps a NaN
+        equal += count - int(np.count_nonzero(moved))  # NaN counts as different
+        largest = float(np.maximum(largest, np.abs(moved).max()))  # which keeps a NaN
         for found, pair in zip(sums, ((moved, moved), (a, a), (b, b), (a, b)), strict=True):
-            found.extend(block_dots(*pair))
+            found.extend(_dots(*pair))
     distance, length, other = (math.sqrt(math.fsum(found)) for found in sums[:3])
-    return TensorDiff(name, first.shape, (_type(first), _type(second)), equal / max(1, first.numel), _ratio(distance, length),
-                      _ratio(math.fsum(sums[3]), length * other, None), largest if math.isfinite(largest) else None)
+    return TensorDiff(name, first.shape, (first.dtype.value, second.dtype.value), equal / max(1, first.numel),
+                      _ratio(distance, length), _ratio(math.fsum(sums[3]), length * other, None),
+                      largest if math.isfinite(largest) else None)
+
+
+def _dots(first: np.ndarray, second: np.ndarray) -> list[float]:
+    """Dot products of two float32 arrays, block by block."""
+    whole = len(first) // BLOCK * BLOCK
+    dots: list[float] = np.vecdot(first[:whole].reshape(-1, BLOCK), second[:whole].reshape(-1, BLOCK)).tolist()
+    return dots + ([float(np.dot(first[whole:], second[whole:]))] if whole < len(first) else [])
 
 
 def _ratio(value: float, by: float, of_zeros: float | None = 0.0) -> float | None:
     if by == 0 or not math.isfinite(value) or not math.isfinite(by):
         return of_zeros if value == 0 else None
     return value / by
-
-
-def _type(stored: StoredTensor) -> str:
-    return str(stored.dtype).removeprefix("torch.")
 
 
 def _missing(one: Checkpoint, other: Checkpoint) -> list[str]:

@@ -52,6 +52,19 @@ def variants_of(settings: MergeSettings) -> Variants:
     return Variants(settings.dare_rescale, settings.ties_trim, settings.slerp_over)
 
 
+def device_for(asked: str) -> str:
+    """Where the arithmetic is done: on the CPU unless a GPU is named, since the files take longer than the arithmetic.
+
+    Raises:
+        UserError: the device named is not on this machine.
+    """
+    if asked in ("auto", "cpu"):
+        return "cpu"
+    from biomistral.models.load import pick_device
+
+    return str(pick_device(asked))
+
+
 def merge_models(work: Workspace) -> None:
     """Make the merged model in ``work.path``."""
     settings: MergeSettings = work.settings
@@ -59,10 +72,8 @@ def merge_models(work: Workspace) -> None:
     check_disk(plan, work.path)
     for note in plan.notes:
         log.warning(note)
-    if work.machine.device not in ("auto", "cpu"):
-        log.warning("merging works on the CPU: --device %s changes nothing", work.machine.device)
     layout, rows = stream(plan, work.path, settings.seed, variants_of(settings), settings.max_shard_bytes,
-                          workers=work.machine.workers)
+                          workers=work.machine.workers, device=device_for(work.machine.device))
     write_index(work.path, layout)
     _write_config(plan, work.path)
     write_tokenizer(plan, work.path)
@@ -106,7 +117,7 @@ def _write_config(plan: Plan, folder: Path) -> None:
     config = plan.base.config | vocabulary_settings(plan)
     types = {tensor.out_dtype for tensor in plan.tensors}
     if len(types) == 1:
-        config["torch_dtype" if "torch_dtype" in config else "dtype"] = str(types.pop()).removeprefix("torch.")
+        config["torch_dtype" if "torch_dtype" in config else "dtype"] = types.pop().value
     if plan.depth != plan.base.depth:
         config["n_layer" if "n_layer" in config else "num_hidden_layers"] = plan.depth
         if "layer_types" in config:

@@ -2,21 +2,17 @@
 
 mergekit 0.1.5's results are the reference. Task-vector methods round to the working type after every operation, sums
 accumulate in float32 and round once; linear and slerp compute in float32 and round once, at the end.
+They are what `fused` compiles for the usual methods, the way of all others, and what a GPU computes.
 Sources: linear arXiv 2203.05482; task arithmetic 2212.04089; TIES 2306.01708; DARE 2311.03099.
 """
 
 import math
-from dataclasses import dataclass
+import operator
 
-import numpy as np
 import torch
 
-from biomistral.merging.kernels import block_dots, keep_majority, keep_where, shared_weights, total
-
-_LERP_FROM = 0.9995
-_NORM_FLOOR = 1e-8
-_L1_FLOOR = 1e-7
-
+from biomistral.merging.kernels import block_dots, compared, keep_majority, keep_where, shared_weights, total
+from biomistral.merging.scalars import Interpolation, Sum, slerp_coefficients
 
 # ---- weighted sums --------------------------------------------------------------------------------------------------
 
@@ -49,7 +45,7 @@ def near_swap(t: float, base: torch.Tensor, other: torch.Tensor) -> torch.Tensor
 def reinforced_agents(tensors: list[torch.Tensor], epsilon: float) -> torch.Tensor:
     """RAM (arXiv 2601.13572): entries that one model alone changed by more than ``epsilon`` as they are, those that several
     changed in the mean; base first."""
-    vectors, counts = [tensor - tensors[0] for tensor in tensors[1:]], torch.zeros(tensors[0].shape, dtype=torch.uint8)
+    vectors, counts = [tensor - tensors[0] for tensor in tensors[1:]], torch.zeros_like(tensors[0], dtype=torch.uint8)
     for vector in vectors:
         changed = vector.abs() > epsilon
         keep_where(vector, changed)
@@ -59,29 +55,6 @@ def reinforced_agents(tensors: list[torch.Tensor], epsilon: float) -> torch.Tens
 
 
 # ---- slerp ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """Coefficients of two tensors, the cosine between them, and which formula gave the coefficients."""
-
-    first: float
-    second: float
-    cosine: float
-    branch: str
-
-
-def slerp_coefficients(t: float, dot: float, norm_first: float, norm_second: float) -> Interpolation:
-    """Spherical interpolation of two whole tensors; nearly parallel ones (abs(cosine) > 0.9995) are interpolated linearly.
-
-    The coefficients act on the tensors as they are, not normalised.
-    """
-    norms = [norm if norm > _NORM_FLOOR else 1.0 for norm in (norm_first, norm_second)]
-    cosine = min(1.0, max(-1.0, dot / (norms[0] * norms[1])))
-    if abs(cosine) > _LERP_FROM:
-        return Interpolation(1 - t, t, cosine, "lerp")
-    angle = math.acos(cosine)
-    return Interpolation(math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle), cosine, "slerp")
 
 
 def interpolate(first: torch.Tensor, second: torch.Tensor, by: Interpolation) -> torch.Tensor:
@@ -104,116 +77,22 @@ def slerp(t: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 # ---- thinning a task vector -----------------------------------------------------------------------------------------
 
 
-def num_kept(density: float, numel: int) -> int:
-    """How many of ``numel`` elements TIES keeps: at least one, unless the density is 0."""
-    return 0 if density <= 0 else min(numel, max(1, int(density * numel)))
-
-
-def breadcrumbs_band(density: float, gamma: float, numel: int) -> tuple[int, int]:
-    """How many of the smallest magnitudes Model Breadcrumbs drops, and how many of those above them it keeps.
-
-    The share ``gamma`` of the largest is dropped too, or less of it where the density would not be reached.
-    """
-    kept = int(density * numel)
-    return max(0, numel - kept - int(gamma * numel)), kept
-
-
-def select_bin(counts: np.ndarray, rank: int) -> tuple[int, int]:
-    """The bin of a histogram that holds the ``rank``-th largest element, and how many lie in higher bins."""
-    from_top = np.cumsum(counts[::-1])
-    index = int(np.searchsorted(from_top, rank))
-    return len(counts) - 1 - index, int(from_top[index]) - int(counts[::-1][index])
-
-
 def trim_mask(bits: torch.Tensor, threshold: int, ties_left: int) -> tuple[torch.Tensor, int]:
     """Which elements TIES keeps: those above the threshold, and the first ``ties_left`` of those equal to it.
 
     Returns the mask and how many ties remain to be kept further on.
     """
-    values = bits.numpy()  # whose comparisons are ten times as quick
+    above = compared(operator.gt, bits, threshold)
     if not ties_left:
-        return torch.from_numpy(values > threshold), 0
-    equal = values == threshold
-    found = int(np.count_nonzero(equal))
+        return above, 0
+    equal = compared(operator.eq, bits, threshold)
+    found = int(equal.count_nonzero())
     if found > ties_left:
-        equal[np.flatnonzero(equal)[ties_left:]] = False
-    return torch.from_numpy(equal | (values > threshold)), max(0, ties_left - found)
-
-
-def uniform_bits(key: int, start: int, count: int, width: int = 32) -> np.ndarray:
-    """Uniform numbers of ``width`` bits (8, 16, 32) of elements ``start`` to ``start + count`` of a tensor: a function of key
-    and position alone.
-
-    Philox gives 256 bits a counter step: ``start`` is a multiple of the elements they make.
-    """
-    assert start * width % 256 == 0
-    numbers = np.random.Philox(key=key, counter=start * width // 256).random_raw(-(-count * width // 64))
-    found: np.ndarray = numbers.view(f"u{width // 8}")[:count]
-    return found
-
-
-def later_bits(key: int, places: np.ndarray) -> np.ndarray:
-    """24 uniform bits for elements wherever they are: SplitMix64's output function at ``key`` and position."""
-    mixed = (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    found: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(40)
-    return found
-
-
-def dare_mask(key: int, start: int, count: int, density: float) -> torch.Tensor:
-    """Bernoulli(density) for elements ``start`` to ``start + count`` of a tensor: whether a number of 32 bits is lower.
-
-    Its first 8 bits are enough for all but one element in 256; drawing is most of DARE's time, so only those draw the rest.
-    """
-    limit, rest = divmod(round(density * 2**32), 1 << 24)
-    if limit == 256:
-        return torch.ones(count, dtype=torch.bool)
-    numbers = uniform_bits(key, start, count, 8)
-    kept = numbers < limit
-    if rest:
-        undecided = np.flatnonzero(numbers == limit)
-        kept[undecided] = later_bits(key, undecided + start) < rest
-    return torch.from_numpy(kept)
-
-
-def dare_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type mergekit drops and rescales in: float16 is done in float32."""
-    return torch.float32 if dtype == torch.float16 else dtype
-
-
-def dare_density(density: float, dtype: torch.dtype) -> float:
-    """The probability mergekit draws with: in bfloat16 it is rounded to that type first."""
-    return rounded(density, dare_dtype(dtype))
-
-
-def l1_rescale(before: float, after: float, dtype: torch.dtype) -> float:
-    """mergekit's rescale: the ratio of L1 norms before and after thinning, not 1 / density; 1 where either vanishes.
-
-    Norms and ratio round to ``dtype``, but a float16 norm that overflows (mergekit's result is then NaN) stays a float32.
-    """
-    if math.isinf(rounded(before, dtype)):
-        dtype = torch.float32
-    before, after = rounded(before, dtype), rounded(after, dtype)
-    return 1.0 if min(before, after) < _L1_FLOOR else rounded(before / after, dtype)
-
-
-def rounded(value: float, dtype: torch.dtype) -> float:
-    """A number as ``dtype`` holds it."""
-    return float(torch.tensor(value, dtype=dtype))
+        equal[equal.nonzero().view(-1)[ties_left:]] = False
+    return equal.logical_or_(above), max(0, ties_left - found)
 
 
 # ---- adding task vectors --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sum:
-    """How thinned task vectors are added to the base."""
-
-    weights: tuple[float, ...]
-    consensus: bool
-    normalize: bool
-    scale: float = 1.0
 
 
 def add_task_vectors(base: torch.Tensor, deltas: torch.Tensor, how: Sum) -> tuple[torch.Tensor, int]:

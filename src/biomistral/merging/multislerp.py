@@ -23,7 +23,7 @@ class MultiSlerp:
         self._task, self._based = task, task.based
         sources, shared = task.inputs[task.based:], task.parameters
         self._count, self._eps = len(sources), float(shared["eps"])
-        weights = torch.tensor([float(source.parameters["weight"]) for source in sources], dtype=task.dtype)
+        weights = torch.tensor([float(source.parameters["weight"]) for source in sources], dtype=task.dtype.torch)
         self._weights: list[float] = (weights / weights.sum() if shared["normalize_weights"] else weights).tolist()
         self._totals = [[Total() for _ in range(number)] for number in (self._count, 1, self._count, 1)]
         self._linear = False
@@ -58,7 +58,7 @@ class MultiSlerp:
             sums.add(product)
 
     def settle(self, number: int) -> None:
-        dtype = self._task.dtype
+        dtype = self._task.dtype.torch
         values = [sums.value for sums in self._totals[number]]
         if number == 0:
             self._norms = [value.sqrt().to(dtype) for value in values]

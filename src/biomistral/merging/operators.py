@@ -1,30 +1,25 @@
-"""Merge methods over a tensor that comes in chunks: readings that gather statistics, then one that gives the result.
-
-Every operator reads the chunks from first to last, ``passes`` times with `observe`, then once with `apply`. Chunks start
-at multiples of `kernels.BLOCK` and of the operator's ``unit``; where they are cut changes no bit of the result.
-"""
+"""All merge methods by PyTorch, over a tensor that comes in chunks: what `fused` has no loops for, and what a GPU does."""
 
 import math
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
-from biomistral.merging import methods
+from biomistral.merging import methods, scalars
 from biomistral.merging.angles import ColumnTurn, RowSlerp, RowTurn, Stock, WholeTurn
 from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.kernels import block_dots
 from biomistral.merging.multislerp import MultiSlerp
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 from biomistral.merging.sce import Sce
+from biomistral.merging.tensors import as_array, as_tensor
 from biomistral.merging.thinning import Band, Drop, Prune, Trim, TrimAt, Whole
 from biomistral.seeds import seed
 
 
-class Operator(Protocol):
-    """One method at work on one tensor. Inputs come base first where the method has a base.
-
-    ``unit``: chunks hold whole multiples of so many elements (the last one may end earlier only with the tensor).
-    """
+class TorchOperator(Protocol):
+    """An `engine.Operator` on flat tensors of one device, whose result is in the type computed in."""
 
     passes: int
     unit: int
@@ -83,7 +78,7 @@ class Slerp:
 
     def settle(self, number: int) -> None:
         dot, squares_a, squares_b = map(math.fsum, self._sums)
-        self._by = methods.slerp_coefficients(self._t, dot, math.sqrt(squares_a), math.sqrt(squares_b))
+        self._by = scalars.slerp_coefficients(self._t, dot, math.sqrt(squares_a), math.sqrt(squares_b))
 
     def apply(self, tensors: list[torch.Tensor], start: int) -> torch.Tensor:
         return methods.interpolate(tensors[0], tensors[1], self._by)
@@ -100,7 +95,7 @@ class TaskVectors:
         self._thinned, self._numel = thinned, task.numel
         self.passes = max(one.passes for one in thinned)
         self.unit = max(one.unit for one in thinned)
-        self._sum = methods.Sum(tuple(source.parameters["weight"] for source in sources), METHODS[task.method].consensus,
+        self._sum = scalars.Sum(tuple(source.parameters["weight"] for source in sources), METHODS[task.method].consensus,
                                 shared["normalize"], shared["lambda"])
         self._conflicts = 0
 
@@ -115,7 +110,7 @@ class TaskVectors:
                 thinned.settle(number)
 
     def apply(self, tensors: list[torch.Tensor], start: int) -> torch.Tensor:
-        deltas = torch.empty((len(self._thinned), tensors[0].numel()), dtype=tensors[0].dtype)
+        deltas = torch.empty((len(self._thinned), tensors[0].numel()), dtype=tensors[0].dtype, device=tensors[0].device)
         for thinned, tensor, delta in zip(self._thinned, tensors[1:], deltas, strict=True):
             torch.sub(tensor, tensors[0], out=delta)
             thinned.apply(delta, start)
@@ -128,13 +123,37 @@ class TaskVectors:
         return {"kept": [one.kept / size for one in self._thinned], "sign_conflicts": self._conflicts / size}
 
 
-def operator_for(task: PlannedTensor, root: int, variants: Variants, thresholds: dict[str, int] | None = None) -> Operator:
-    """The operator that carries out a planned tensor.
+class OnTorch:
+    """An `engine.Operator` that hands its chunks to one on a device and takes the result back."""
 
-    Args:
-        root: the stage's seed.
-        thresholds: with ``ties_trim: model``, each model's threshold (`survey.find_thresholds`).
-    """
+    def __init__(self, task: PlannedTensor, operator: TorchOperator, device: str) -> None:
+        self._task, self._operator, self._device = task, operator, device if type(operator) in _ON_ANY_DEVICE else "cpu"
+        self.passes, self.unit = operator.passes, operator.unit
+
+    def _tensors(self, inputs: np.ndarray, count: int) -> list[torch.Tensor]:
+        return [as_tensor(row[:count], self._task.dtype).to(self._device) for row in inputs]
+
+    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
+        self._operator.observe(number, self._tensors(inputs, count), start)
+
+    def settle(self, number: int) -> None:
+        self._operator.settle(number)
+
+    def apply(self, inputs: np.ndarray, start: int, count: int) -> np.ndarray:
+        merged = self._operator.apply(self._tensors(inputs, count), start)
+        return as_array(merged.to(self._task.out_dtype.torch))
+
+    def facts(self) -> dict[str, Any]:
+        return self._operator.facts()
+
+
+_ON_ANY_DEVICE = (Elementwise, Slerp, TaskVectors)
+"""The others sum angles in numpy, row by row in float64, and stay on the CPU."""
+
+
+def torch_operator(task: PlannedTensor, root: int, variants: Variants, thresholds: dict[str, int] | None = None
+                   ) -> TorchOperator:
+    """The operator that carries out a planned tensor; see `engine.operator_for`."""
     if task.method in ("linear", "passthrough", "nearswap", "ram"):
         return Elementwise(task)
     if METHODS[task.method].thins is None:
@@ -144,14 +163,14 @@ def operator_for(task: PlannedTensor, root: int, variants: Variants, thresholds:
     return TaskVectors(task, thinned)
 
 
-def _of_angles(task: PlannedTensor, variants: Variants) -> Operator:
+def _of_angles(task: PlannedTensor, variants: Variants) -> TorchOperator:
     """Methods that measure lengths and angles before they give a result."""
     shared, columns = task.parameters, task.shape[-1] if task.shape else 1
     if task.method == "slerp":
         t = float(shared["t"])
         return RowSlerp(t, columns) if variants.slerp_over == "row" else Slerp(t)
     if task.method == "model_stock":
-        return Stock(task.dtype, len(task.inputs) - 1, columns if shared["filter_wise"] else None)
+        return Stock(task.dtype.torch, len(task.inputs) - 1, columns if shared["filter_wise"] else None)
     if task.method == "multislerp":
         return MultiSlerp(task)
     if task.method == "sce":
@@ -178,7 +197,7 @@ def _thinned(task: PlannedTensor, source: PlannedInput, key: int, variants: Vari
     if kind == "outliers":
         return Band(task.dtype, numel, scale, density, float(values["gamma"]))
     if kind == "random" or density <= 0:
-        rounded = density if variants.dare_rescale == "paper" else methods.dare_density(density, task.dtype)
+        rounded = density if variants.dare_rescale == "paper" else scalars.dare_density(density, task.dtype)
         return Drop(task.dtype, numel, (1 / density if density else 1.0) if by_paper else scale, rounded, key)
     columns = task.shape[-1] if task.shape else 1
     return Prune(task.dtype, numel, 1.0 if by_paper else scale, (density, float(values["epsilon"])), key, columns, by_paper)

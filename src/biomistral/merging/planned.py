@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from biomistral.merging.checkpoint import StoredTensor
+from biomistral.merging.floats import Float
 
 if TYPE_CHECKING:
     from biomistral.merging.views import View
@@ -27,7 +26,7 @@ class PlannedInput:
         return self.stored.shape if self.view is None else self.view.shape
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Float:
         return self.stored.dtype if self.view is None else self.view.dtype
 
     @property
@@ -43,8 +42,8 @@ class PlannedTensor:
     name: str
     method: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
-    out_dtype: torch.dtype
+    dtype: Float
+    out_dtype: Float
     parameters: dict[str, Any]
     inputs: tuple[PlannedInput, ...]
     based: bool = False
@@ -55,4 +54,4 @@ class PlannedTensor:
 
     @property
     def nbytes(self) -> int:
-        return self.numel * int(self.out_dtype.itemsize)
+        return self.numel * self.out_dtype.itemsize

@@ -1,10 +1,7 @@
 """Which tensors the result has, in order, and of what each is made: slices, parameters and shapes settled tensor by tensor."""
 
-from functools import reduce
 from itertools import chain
 from typing import Any
-
-import torch
 
 from biomistral.errors import UserError
 from biomistral.merging.adapters import Adapted, Adapter
@@ -12,6 +9,7 @@ from biomistral.merging.alignment import Run, aligned, has_rows_of_tokens
 from biomistral.merging.catalogue import METHODS, Parameter, odd_values
 from biomistral.merging.checkpoint import Checkpoint
 from biomistral.merging.config import MergeFile
+from biomistral.merging.floats import BY_NAME, Float, promoted
 from biomistral.merging.parameters import Scope, read_scope, resolve
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 from biomistral.merging.slices import Slice
@@ -28,7 +26,7 @@ class Planner:
         self._merge, self._models, self._adapters, self._vocabulary = merge, models, adapters, vocabulary
         self._runs: dict[tuple[str, ...], list[Run]] = {}
         self._stack = next(iter(models.values())).stack + "."
-        self._dtype = getattr(torch, merge.config.dtype) if merge.config.dtype else None
+        self._dtype = BY_NAME[merge.config.dtype] if merge.config.dtype else None
         config, known = merge.config, self._known(*merge.methods)
         self._shared = [read_scope(merge.document, (), config.parameters, known, {})]
         if merge.inside:
@@ -101,10 +99,10 @@ class Planner:
         others = [source.parameters for source in inputs if not part.is_base(source.model)]
         if odd := odd_values(part.method_name, shared, others):
             raise UserError(f"{self._merge.where('parameters')}: tensor {name}: {odd}")
-        dtype = self._dtype or reduce(torch.promote_types, (source.dtype for source in inputs))
+        dtype = self._dtype or promoted([source.dtype for source in inputs])
         out_dtype = self._merge.config.out_dtype
         return PlannedTensor(name, part.method_name, inputs[0].shape, dtype,
-                             getattr(torch, out_dtype) if out_dtype else dtype, shared, tuple(inputs), len(others) < len(inputs))
+                             BY_NAME[out_dtype] if out_dtype else dtype, shared, tuple(inputs), len(others) < len(inputs))
 
     def _input(self, model: str, tensor: str, parameters: dict[str, Any]) -> PlannedInput:
         stored, adapter = self._models[model].tensors[tensor], self._adapters.get(model)
@@ -113,7 +111,7 @@ class Planner:
         stored = adapter.replaced.get(tensor, stored)
         if tensor not in adapter.changes:
             return PlannedInput(model, tensor, stored, parameters)
-        rounded_to = torch.float32 if self._dtype == torch.float32 else stored.dtype
+        rounded_to = Float.F32 if self._dtype is Float.F32 else stored.dtype
         return PlannedInput(model, tensor, stored, parameters,
                             Adapted(tensor, stored, adapter.changes[tensor], rounded_to))
 

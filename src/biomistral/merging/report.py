@@ -20,7 +20,7 @@ def summary(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     config = plan.merge.config
     facts: dict[str, Any] = {"method": config.merge_method, "base": plan.base.name, "models": list(plan.models),
-                             "dtype": sorted({str(tensor.out_dtype).removeprefix("torch.") for tensor in plan.tensors}),
+                             "dtype": sorted({tensor.out_dtype.value for tensor in plan.tensors}),
                              "drift": {name: mean([row["drift"].get(name) for row in rows]) for name in plan.models}}
     if plan.fitted:
         facts["fitted_layers"] = plan.fitted

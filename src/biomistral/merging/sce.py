@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from biomistral.merging.angles import Total
+from biomistral.merging.floats import Float
 from biomistral.merging.kernels import keep_majority, keep_where, magnitude_bits, shared_weights, total
 from biomistral.merging.thinning import Selection
 
@@ -19,7 +20,7 @@ class Sce:
 
     unit = 1
 
-    def __init__(self, dtype: torch.dtype, numel: int, count: int, share: float) -> None:
+    def __init__(self, dtype: Float, numel: int, count: int, share: float) -> None:
         self._numel, self._share, self._conflicts, self._nonzero = numel, share, 0, 0
         self._selection = Selection(dtype, 0) if 0 < share < 1 else None
         self._selecting = self._selection.passes if self._selection else 0

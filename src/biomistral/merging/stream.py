@@ -1,23 +1,19 @@
 """Carry out a plan: tensor by tensor, chunk by chunk, in memory that a chunk bounds and no tensor does."""
 
-import math
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from biomistral.memory import keep_freed_memory
 from biomistral.merging.account import Account
+from biomistral.merging.blocks import chunks, whole_units
 from biomistral.merging.catalogue import DEFAULT, Variants
 from biomistral.merging.checkpoint import Reader
-from biomistral.merging.compatibility import chunks
-from biomistral.merging.kernels import BLOCK
-from biomistral.merging.operators import Operator, operator_for
+from biomistral.merging.engine import Operator, operator_for, ready
 from biomistral.merging.plan import CHUNK, Plan
 from biomistral.merging.planned import PlannedTensor
 from biomistral.merging.survey import find_thresholds
@@ -31,12 +27,12 @@ _MOST_WORKERS = 8
 
 
 def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT, max_shard_bytes: int = 5_000_000_000,
-           chunk: int = CHUNK, workers: int = 1) -> tuple[Layout, list[dict[str, Any]]]:
+           chunk: int = CHUNK, workers: int = 1, device: str = "cpu") -> tuple[Layout, list[dict[str, Any]]]:
     """Write the merged weights into ``folder``; work cut off there earlier goes on at the next tensor.
 
     Returns the layout of the files and one row a tensor: its drift from each input and what the method reports.
     ``workers`` threads (0: one a core, up to 8) take a tensor each, so that some read or write while others compute.
-    Neither they nor ``chunk`` (elements, rounded up to whole blocks) nor a resume changes a bit.
+    Neither they nor ``chunk`` (elements, rounded up to whole blocks) nor ``device`` nor a resume changes a bit.
 
     Raises:
         UserError: a value that is not finite, or an input that changed while it was read.
@@ -48,11 +44,12 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
     readers = _Readers(max(len(tensor.inputs) for tensor in plan.tensors), chunk)
     keep_freed_memory()
     try:
-        with _one_thread_an_operation(), bar("merging tensors", len(plan.tensors)) as progress:
+        with ready(plan.tensors, variants, device), bar("merging tensors", len(plan.tensors)) as progress:
             thresholds = find_thresholds(plan, variants, readers.mine(), chunk)
 
             def merge(tensor: PlannedTensor) -> dict[str, Any]:
-                return _merge_tensor(tensor, readers.mine(), writer, operator_for(tensor, seed, variants, thresholds), chunk)
+                operator = operator_for(tensor, seed, variants, thresholds, device)
+                return _merge_tensor(tensor, readers.mine(), writer, operator, chunk)
 
             progress.advance(len(journal.done))
             left = [tensor for tensor in plan.tensors if tensor.name not in journal.done]
@@ -89,18 +86,6 @@ class _Readers:
             reader.close()
 
 
-@contextmanager
-def _one_thread_an_operation() -> Iterator[None]:
-    """Threads share the work by tensors: more of them inside an operation would wait for one another (a merge of 6 s took 369
-    on two busy cores)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _each(merge: Callable[[PlannedTensor], dict[str, Any]], tensors: list[PlannedTensor], workers: int
           ) -> Generator[dict[str, Any]]:
     """Rows of the tensors as they get finished; what has not begun when one fails, or on Ctrl-C, is not begun."""
@@ -116,12 +101,6 @@ def _each(merge: Callable[[PlannedTensor], dict[str, Any]], tensors: list[Planne
         pool.shutdown(cancel_futures=True)
 
 
-def whole_units(chunk: int, unit: int = 1) -> int:
-    """The smallest multiple of both `kernels.BLOCK` and ``unit`` that is at least ``chunk``."""
-    step = math.lcm(BLOCK, unit)
-    return -(-chunk // step) * step
-
-
 def remove_journal(folder: Path) -> None:
     """Forget which tensors are written: the last act, once everything else of the model is there."""
     (folder / _JOURNAL).unlink()
@@ -131,12 +110,12 @@ def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator:
     chunk = whole_units(chunk, operator.unit)
     for number in range(operator.passes):
         for start, count in chunks(task.numel, chunk):
-            operator.observe(number, read_inputs(task, reader, start, count), start)
+            operator.observe(number, read_inputs(task, reader, start, count), start, count)
         operator.settle(number)
     account = Account(task)
     for start, count in chunks(task.numel, chunk):
-        tensors = read_inputs(task, reader, start, count)
-        merged = operator.apply(tensors, start).to(task.out_dtype)
-        account.add(merged, tensors, start)
+        inputs = read_inputs(task, reader, start, count)
+        merged = operator.apply(inputs, start, count)
+        account.add(merged, inputs, start)
         writer.write(task.name, start, merged)
     return {"name": task.name, "shape": list(task.shape), **account.facts(), **operator.facts()}

@@ -3,16 +3,14 @@
 As in the TIES authors' code, the threshold is the k-th largest magnitude of the vector, and all that reaches it stays.
 """
 
-
 from biomistral.errors import UserError
+from biomistral.merging.blocks import chunks
 from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.checkpoint import Reader
-from biomistral.merging.compatibility import chunks
-from biomistral.merging.kernels import magnitude_bits
-from biomistral.merging.methods import num_kept
+from biomistral.merging.floats import magnitudes, narrow, widen
 from biomistral.merging.plan import Plan
 from biomistral.merging.planned import PlannedTensor
-from biomistral.merging.thinning import Selection
+from biomistral.merging.scalars import Ranking, num_kept
 from biomistral.merging.views import read_inputs
 from biomistral.progress import bar
 
@@ -35,13 +33,13 @@ def check_variants(plan: Plan, variants: Variants) -> None:
 
 
 def find_thresholds(plan: Plan, variants: Variants, reader: Reader, chunk: int) -> dict[str, int]:
-    """The magnitude, as `kernels.magnitude_bits` has it, that each model's task vector is trimmed at; a model that keeps
+    """The magnitude, as `floats.magnitudes` has it, that each model's task vector is trimmed at; a model that keeps
     everything has none."""
     tensors = _trimmed(plan, variants)
     if not tensors:
         return {}
     sizes = _sizes(tensors)
-    selections = {model: Selection(tensors[0].dtype, num_kept(density, sizes[model]))
+    selections = {model: Ranking(tensors[0].dtype, num_kept(density, sizes[model]))
                   for model, (density,) in _densities(tensors).items() if 0 < density < 1}
     passes = max((selection.passes for selection in selections.values()), default=0)
     with bar("reading the task vectors", passes * len(tensors)) as progress:
@@ -76,10 +74,9 @@ def _sizes(tensors: list[PlannedTensor]) -> dict[str, int]:
     return found
 
 
-def _observe(tensor: PlannedTensor, selections: dict[str, Selection], number: int, reader: Reader, chunk: int) -> None:
+def _observe(tensor: PlannedTensor, selections: dict[str, Ranking], number: int, reader: Reader, chunk: int) -> None:
     for start, count in chunks(tensor.numel, chunk):
-        base, *others = read_inputs(tensor, reader, start, count)
+        base, *others = (widen(row[:count], tensor.dtype) for row in read_inputs(tensor, reader, start, count))
         for source, other in zip(tensor.inputs[1:], others, strict=True):
             if source.model in selections:
-                bits = magnitude_bits(other - base)
-                selections[source.model].observe(number, bits)
+                selections[source.model].count(number, magnitudes(narrow(other - base, tensor.dtype)))

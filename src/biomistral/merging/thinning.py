@@ -1,16 +1,14 @@
 """Thinning one model's task vector while it comes in chunks: readings that find what stays, then the thinning itself."""
 
 import math
-from typing import Any
+import operator
 
-import numpy as np
 import torch
 
-from biomistral.merging import della, methods
-from biomistral.merging.kernels import block_sums, keep_where, magnitude_bits
-
-_DRAWN_UP_TO = 1 << 28
-"""Elements of a tensor whose masks are kept: 32 MB of bits."""
+from biomistral.merging import della, methods, scalars
+from biomistral.merging.floats import Float
+from biomistral.merging.kernels import block_sums, compared, keep_where, magnitude_bits, num_kept
+from biomistral.merging.scalars import Draws, Ranking, num_passes
 
 
 class Whole:
@@ -20,7 +18,7 @@ class Whole:
     unit = 1
     """Chunks hold whole multiples of so many elements."""
 
-    def __init__(self, dtype: torch.dtype, numel: int) -> None:
+    def __init__(self, dtype: Float, numel: int) -> None:
         self.dtype, self.numel, self.kept = dtype, numel, 0
 
     def observe(self, number: int, delta: torch.Tensor, start: int) -> None:
@@ -41,7 +39,7 @@ class Thinned(Whole):
 
     selecting = 0
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None) -> None:
+    def __init__(self, dtype: Float, numel: int, scale: float | None) -> None:
         super().__init__(dtype, numel)
         self.passes = self.selecting + (scale is None)
         self._scale = 1.0 if scale is None else scale
@@ -59,62 +57,43 @@ class Thinned(Whole):
         self._after.extend(block_sums(magnitudes))
 
     def settle(self, number: int) -> None:
-        self._scale = methods.l1_rescale(math.fsum(self._before), math.fsum(self._after), self.norm_dtype)
+        self._scale = scalars.l1_rescale(math.fsum(self._before), math.fsum(self._after), self.norm_dtype)
 
     def apply(self, delta: torch.Tensor, start: int) -> None:
         mask = self.mask(delta, start)
-        self.kept += int(np.count_nonzero(mask.numpy()))
+        self.kept += num_kept(mask)
         keep_where(delta, mask)
         if self._scale != 1:
             delta.mul_(self._scale)
 
 
-class Selection:
-    """The ``rank`` largest of integers that come in chunks, found exactly by radix selection.
+class Selection(Ranking):
+    """A `Ranking` of a tensor's integers."""
 
-    A histogram of 15 bits is enough for 16-bit types; float32 takes a second one of the lower 16. Of integers equal to the
-    threshold the first ones belong to the largest, until there are ``rank``.
-    """
-
-    def __init__(self, dtype: torch.dtype, rank: int) -> None:
-        self.passes = num_passes(dtype)
-        self.threshold, self.rank, self._ties_left = 0, rank, 0  # a rank may be set until the first reading is settled
-        self._shift = 16 * (self.passes - 1)
-        self._counts: Any = np.zeros(1 << 15, np.int64)
+    _ties_left = 0
 
     def observe(self, number: int, bits: torch.Tensor) -> None:
-        digits = bits >> self._shift if number == 0 else bits[bits >> 16 == self.threshold] & 0xFFFF
-        self._counts += torch.bincount(digits, minlength=len(self._counts)).numpy()
-
-    def settle(self, number: int) -> None:
-        if self.rank:
-            found, above = methods.select_bin(self._counts, self.rank)
-            self.threshold = found if number == 0 else (self.threshold << 16) + found
-            self.rank -= above
-        self._counts = np.zeros(1 << 16, np.int64)
+        shift = 16 * (self.passes - 1)
+        digits = bits >> shift if number == 0 else bits[bits >> 16 == self.threshold] & 0xFFFF
+        self.counts += torch.bincount(digits, minlength=len(self.counts)).cpu().numpy()
 
     def mask(self, bits: torch.Tensor, start: int) -> torch.Tensor:
         """Which of a chunk belong to the largest; chunks are asked for in order, from the first."""
         if not self.rank:
-            return torch.zeros(bits.shape, dtype=torch.bool)
+            return torch.zeros_like(bits, dtype=torch.bool)
         if start == 0:
             self._ties_left = self.rank
         mask, self._ties_left = methods.trim_mask(bits, self.threshold, self._ties_left)
         return mask
 
 
-def num_passes(dtype: torch.dtype) -> int:
-    """Readings that a `Selection` takes."""
-    return 2 if dtype == torch.float32 else 1
-
-
 class Trim(Thinned):
     """TIES: the k largest magnitudes."""
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, density: float) -> None:
+    def __init__(self, dtype: Float, numel: int, scale: float | None, density: float) -> None:
         self.selecting = num_passes(dtype)
         super().__init__(dtype, numel, scale)
-        self._selection = Selection(dtype, methods.num_kept(density, numel))
+        self._selection = Selection(dtype, scalars.num_kept(density, numel))
 
     def observe(self, number: int, delta: torch.Tensor, start: int) -> None:
         if number >= self.selecting:
@@ -131,12 +110,12 @@ class Trim(Thinned):
 class TrimAt(Thinned):
     """TIES as its authors' code has it: one threshold for the model's whole task vector, and all that reaches it stays."""
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, threshold: int) -> None:
+    def __init__(self, dtype: Float, numel: int, scale: float | None, threshold: int) -> None:
         super().__init__(dtype, numel, scale)
         self._threshold = threshold
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        return magnitude_bits(delta) >= self._threshold
+        return compared(operator.ge, magnitude_bits(delta), self._threshold)
 
 
 class Band(Thinned):
@@ -145,10 +124,10 @@ class Band(Thinned):
     Both borders are selections among the negated magnitudes: of equal ones the first count as smaller, as in a stable sort.
     """
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, density: float, gamma: float) -> None:
+    def __init__(self, dtype: Float, numel: int, scale: float | None, density: float, gamma: float) -> None:
         self.selecting = num_passes(dtype)
         super().__init__(dtype, numel, scale)
-        below, kept = methods.breadcrumbs_band(density, gamma, numel)
+        below, kept = scalars.breadcrumbs_band(density, gamma, numel)
         self._borders = [Selection(dtype, rank) for rank in (below, below + kept)]
 
     def _negated(self, delta: torch.Tensor) -> torch.Tensor:
@@ -179,20 +158,13 @@ class Band(Thinned):
 class Drop(Thinned):
     """DARE: each element stays with probability ``density``, by a mask that is a function of seed, tensor and position."""
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, density: float, key: int) -> None:
+    def __init__(self, dtype: Float, numel: int, scale: float | None, density: float, key: int) -> None:
         super().__init__(dtype, numel, scale)
-        self._density, self._key = density, key
-        self.norm_dtype = methods.dare_dtype(dtype)
-        self._drawn: dict[int, np.ndarray] = {}
-        """Drawing is a third of DARE's time: masks of the reading for the norms are kept for the second, a bit an element."""
+        self.norm_dtype = scalars.dare_dtype(dtype)
+        self._draws = Draws(key, density, numel, twice=self.passes > 0)
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        if start in self._drawn:
-            return torch.from_numpy(np.unpackbits(self._drawn.pop(start), count=delta.numel()).view(np.bool_))
-        mask = methods.dare_mask(self._key, start, delta.numel(), self._density)
-        if self.passes and self.numel <= _DRAWN_UP_TO:
-            self._drawn[start] = np.packbits(mask.numpy())
-        return mask
+        return torch.from_numpy(self._draws.mask(start, delta.numel())).to(delta.device)
 
 
 class Prune(Thinned):
@@ -201,13 +173,13 @@ class Prune(Thinned):
     ``inverse`` divides what stays by that probability, as the paper does, instead of one scale for the tensor.
     """
 
-    def __init__(self, dtype: torch.dtype, numel: int, scale: float | None, chance: tuple[float, float], key: int, columns: int,
+    def __init__(self, dtype: Float, numel: int, scale: float | None, chance: tuple[float, float], key: int, columns: int,
                  inverse: bool) -> None:
         super().__init__(dtype, numel, scale)
         self._key, self.unit, self._inverse = key, columns, inverse
         self._chances = della.chances(columns, *chance, dtype)
         self._limits = della.limits(self._chances)
-        self.norm_dtype = methods.dare_dtype(dtype)
+        self.norm_dtype = scalars.dare_dtype(dtype)
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
         return della.mask(self._key, start, delta.view(-1, self.unit), self._limits)

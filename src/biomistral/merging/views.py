@@ -2,32 +2,41 @@
 
 from typing import Protocol
 
-import torch
+import numpy as np
 
 from biomistral.merging.checkpoint import Reader
+from biomistral.merging.floats import Float, converted
 from biomistral.merging.planned import PlannedTensor
 
 
 class View(Protocol):
     """A tensor that is made part by part while it is read, and never as a whole.
 
-    ``slot`` is the reader's buffer that may be used; what is returned is valid until that slot is read again.
+    ``slot`` is the reader's buffer that may be used; what is returned, in its storage, is valid until that slot is read again.
     """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> Float: ...
 
     @property
     def nbytes(self) -> int: ...
 
-    def read(self, reader: Reader, slot: int, start: int, count: int) -> torch.Tensor: ...
+    def read(self, reader: Reader, slot: int, start: int, count: int) -> np.ndarray: ...
 
 
-def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> list[torch.Tensor]:
-    """Elements ``start`` to ``start + count`` of every input, flat, in the type the merge computes in."""
-    parts = [reader.read(slot, source.tensor, source.stored, start, count) if source.view is None
-             else source.view.read(reader, slot, start, count) for slot, source in enumerate(task.inputs)]
-    return [part.to(task.dtype) for part in parts]
+def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> np.ndarray:
+    """Elements ``start`` to ``start + count`` of every input in the type the merge computes in: the first ``count`` columns of
+    ``(inputs, elements)``, in the reader's buffers."""
+    reader.make_room(count)
+    rows = reader.rows(len(task.inputs), task.dtype)
+    for slot, source in enumerate(task.inputs):
+        if source.view is not None:
+            rows[slot, :count] = converted(source.view.read(reader, slot, start, count), source.dtype, task.dtype)
+            continue
+        part = reader.read(slot, source.tensor, source.stored, start, count)
+        if source.dtype is not task.dtype:
+            rows[slot, :count] = converted(part, source.dtype, task.dtype)
+    return rows

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from biomistral.files import remember_digest, write_json
 from biomistral.merging.planned import PlannedTensor
 from biomistral.recipe import canonical_hash
 
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -59,7 +58,7 @@ def _lay_out_shard(layout: Layout, name: str, tensors: list[PlannedTensor]) -> N
     offsets, end = {}, 0
     for tensor in sorted(tensors, key=lambda tensor: -tensor.out_dtype.itemsize):
         offsets[tensor.name] = end
-        entries[tensor.name] = {"dtype": _NAMES[tensor.out_dtype], "shape": list(tensor.shape),
+        entries[tensor.name] = {"dtype": tensor.out_dtype.name, "shape": list(tensor.shape),
                                 "data_offsets": [end, end + tensor.nbytes]}
         end += tensor.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -136,10 +135,10 @@ class Writer:
             if fresh and in_order:
                 self._digests[name] = _Digest(layout.headers[name])
 
-    def write(self, name: str, start: int, values: torch.Tensor) -> None:
+    def write(self, name: str, start: int, values: np.ndarray) -> None:
         """Write ``values`` as the elements from ``start`` on of the flattened tensor."""
-        place, data = self._layout.places[name], memoryview(values.contiguous().view(torch.uint8).numpy())
-        offset = place.offset + start * values.dtype.itemsize
+        place, data = self._layout.places[name], memoryview(np.ascontiguousarray(values)).cast("B")
+        offset = place.offset + start * values.itemsize
         if place.file in self._digests:
             self._digests[place.file].add(offset, data)
         while data:

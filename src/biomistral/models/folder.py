@@ -52,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
         if Path(name).name != name:
             raise UserError(f"{index}: weight file {name!r} is not in the folder itself; refused")
         try:
-            with safe_open(folder / name, "pt"):
+            with safe_open(folder / name, "np"):
                 pass
         except FileNotFoundError as error:
             raise UserError(f"{folder / name}: missing, though {index.name} names it; download it again") from error

@@ -1,0 +1,72 @@
+"""What the compiled loops are made of: one text for float32 and for bfloat16, which is stored as its bits in uint16.
+
+Written as machine steps, so that they stay 32 bits wide. Every operation rounds by itself and nothing is reordered or contracted
+(no ``fastmath``): that is what makes the bits those of PyTorch.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+_INT, _FLOAT = ir.IntType(32), ir.FloatType()
+
+
+def compiled(function: F) -> F:
+    """A function that a loop calls."""
+    made: F = njit(error_model="numpy")(function)
+    return made
+
+
+def _same(_: Any, __: Any, ___: Any, parts: Any) -> Any:
+    return parts[0]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` with one rounding."""
+    return types.float32(types.float32, types.float32, types.float32), lambda _, builder, __, parts: builder.fma(*parts)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def value(context: Any, stored: Any) -> Any:
+    """A stored element as float32."""
+    def widened(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        return builder.bitcast(builder.shl(builder.zext(parts[0], _INT), _INT(16)), _FLOAT)
+    return types.float32(stored), _same if stored is types.float32 else widened
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def rounded(context: Any, value: Any, like: Any) -> Any:
+    """A float32 rounded to the type of ``like``, still as a float32; a NaN that arithmetic made stays one."""
+    def to_bfloat16(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        bits = builder.bitcast(parts[0], _INT)
+        odd = builder.and_(builder.lshr(bits, _INT(16)), _INT(1))
+        up = builder.add(builder.add(bits, _INT(0x7FFF)), odd)
+        return builder.bitcast(builder.and_(up, _INT(0xFFFF0000)), _FLOAT)
+    return types.float32(types.float32, like), _same if like is types.float32 else to_bfloat16
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def stored(context: Any, value: Any, like: Any) -> Any:
+    """A float32 that needs no more rounding, as the type of ``like`` is stored."""
+    def narrowed(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        return builder.trunc(builder.lshr(builder.bitcast(parts[0], _INT), _INT(16)), ir.IntType(16))
+    return like(types.float32, like), _same if like is types.float32 else narrowed
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits(context: Any, value: Any) -> Any:
+    """A float32's bits as a signed integer, which is negative where the float's sign is."""
+    return types.int32(types.float32), lambda _, builder, __, parts: builder.bitcast(parts[0], _INT)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def magnitude(context: Any, value: Any) -> Any:
+    """A float32's bits without its sign."""
+    def unsigned(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        return builder.and_(builder.bitcast(parts[0], _INT), _INT(0x7FFFFFFF))
+    return types.int32(types.float32), unsigned

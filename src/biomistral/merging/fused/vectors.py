@@ -1,0 +1,87 @@
+"""Compiled sums of task vectors: thin, weigh, elect, add, normalise and add the base, tile by tile, as in `methods`."""
+
+from typing import Any
+
+import numpy as np
+
+from biomistral.merging.fused.measures import add, clear, copy
+from biomistral.merging.fused.steps import bits, compiled, rounded, stored, value
+from biomistral.merging.fused.sums import TILE
+from biomistral.merging.fused.thinning import weigh
+
+
+@compiled
+def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales: Any, weights: Any, consensus: int,
+                     divisor: Any, scale: Any, merged: Any, spare: Any) -> int:
+    """Thin the task vectors, scale and weigh them, and `methods.add_task_vectors`; returns how many elements had a conflict.
+
+    Rows of ``inputs`` after the first, the base, have one entry each in the other arrays; ``divisor`` 0 divides by the weights
+    of those that stayed.
+    """
+    models, conflicts = len(weights), 0
+    for start in range(0, len(merged), TILE):
+        end = min(start + TILE, len(merged))
+        size, base = end - start, inputs[0, start:end]
+        total, elected, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
+                                       spare[models + 3, :size])
+        for i in range(models):
+            vector = spare[i, :size]
+            weigh(vector, inputs[1 + i, start:end], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
+                  weights[i])
+            if i == 0:
+                copy(total, vector)  # not added to 0, which would make -0 positive
+            else:
+                add(total, vector)
+        if consensus:
+            copy(elected, total)
+            clear(share)
+            clear(lost)
+            for i in range(models):
+                _keep_elected(spare[i, :size], elected, weights[i], i == 0, total, share, lost)
+            conflicts += _count_nonzero(lost)
+        if divisor == 0:
+            _finish_shared(total, share, scale, base, merged[start:end])
+        else:
+            _finish(total, divisor, scale, base, merged[start:end])
+    return conflicts
+
+
+@compiled
+def _keep_elected(vector: Any, elected: Any, weight: Any, first: Any, total: Any, share: Any, lost: Any) -> None:
+    """`kernels.keep_majority` and `kernels.shared_weights` for one of the vectors: add what has the sign of the sum of all, and
+    its weight where that is not 0; ``lost`` is not 0 where an entry of any vector lost."""
+    for j in range(len(vector)):
+        loses = bits(vector[j]) ^ bits(elected[j]) < 0
+        stays = np.float32(0) if loses else vector[j]
+        lost[j] = vector[j] if loses and vector[j] != 0 else lost[j]
+        total[j] = stays if first else total[j] + stays
+        share[j] += weight if stays != 0 else np.float32(0)
+
+
+@compiled
+def _count_nonzero(values: Any) -> int:
+    count = np.int32(0)
+    for j in range(len(values)):
+        count = np.int32(count + (values[j] != 0))
+    return int(count)
+
+
+@compiled
+def _finish(total: Any, divisor: Any, scale: Any, base: Any, merged: Any) -> None:
+    for j in range(len(total)):
+        mixed = rounded(total[j], base[j])
+        if divisor != 1:
+            mixed = rounded(mixed / divisor, base[j])
+        if scale != 1:
+            mixed = rounded(mixed * scale, base[j])
+        merged[j] = stored(rounded(mixed + value(base[j]), base[j]), base[j])
+
+
+@compiled
+def _finish_shared(total: Any, share: Any, scale: Any, base: Any, merged: Any) -> None:
+    for j in range(len(total)):
+        divisor = rounded(share[j], base[j])
+        mixed = rounded(rounded(total[j], base[j]) / (divisor if divisor != 0 else np.float32(1)), base[j])
+        if scale != 1:
+            mixed = rounded(mixed * scale, base[j])
+        merged[j] = stored(rounded(mixed + value(base[j]), base[j]), base[j])
