@@ -94,13 +94,18 @@ def against_peer(python: Path | None, methods: tuple[str, ...], rounds: int, wor
         quality = measure(reference, load_model(out, torch.bfloat16), torch.from_numpy(sequences[:EVALUATION]))
         entry["ours"] = {**{name: statistics.median(run[name] for run in runs) for name in ("cpu_s", "wall_s", "peak_mb")},
                          "megabytes": bytes_of(out) / 1e6, **quality}
-        if "llm_compressor" in entry:
-            entry["cpu_ratio"] = entry["llm_compressor"]["cpu_s"] / entry["ours"]["cpu_s"]
-            entry["memory_share"] = entry["ours"]["peak_mb"] / entry["llm_compressor"]["peak_mb"]
         found[method] = entry
         print(method, json.dumps(entry, indent=1))
     return {"model": "SmolLM2-135M-Instruct", "calibration": [SAMPLES, LENGTH], "evaluation": [EVALUATION, LENGTH],
             "group_size": GROUP, "base_megabytes": bytes_of(base.path) / 1e6, "methods": found}
+
+
+def with_ratios(entry: dict[str, Any]) -> dict[str, Any]:
+    """Beside the peer, from this run or, where only ours ran, from the last one that had it."""
+    if "llm_compressor" in entry:
+        entry["cpu_ratio"] = entry["llm_compressor"]["cpu_s"] / entry["ours"]["cpu_s"]
+        entry["memory_share"] = entry["ours"]["peak_mb"] / entry["llm_compressor"]["peak_mb"]
+    return entry
 
 
 def of_shape(name: str, layers: int | None, method: str, work: Path) -> dict[str, Any]:
@@ -129,7 +134,8 @@ def main() -> None:
         else:
             found = against_peer(options.peer_python, options.methods, options.rounds, Path(place))
             kept = written.get("smollm2", {}).get("methods", {})
-            written["smollm2"] = {**found, "methods": kept | found["methods"]}
+            methods = {method: with_ratios({**kept.get(method, {}), **entry}) for method, entry in found["methods"].items()}
+            written["smollm2"] = {**found, "methods": kept | methods}
     written["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread"
     RESULTS.write_text(json.dumps(written, indent=1) + "\n")
 
