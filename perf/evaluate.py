@@ -53,7 +53,7 @@ def plan(folder: Path, protocol: str, limit: int) -> list[Any]:
 
     settings = EvaluateSettings(model=Input(folder / "model"), benchmark=Input(folder / "questions"), protocols=[protocol],
                                 limit=limit, shot_sets=1)
-    return make_plan(read_benchmark(folder / "questions"), settings, load_tokenizer(folder / "model"), None)
+    return make_plan(read_benchmark(folder / "questions"), settings, load_tokenizer(folder / "model"), None).groups
 
 
 def write_task(folder: Path, task: str, protocol: str, limit: int) -> None:
@@ -179,7 +179,8 @@ def in_own_process(name: str, *arguments: Any) -> Any:
 def end_to_end(options: argparse.Namespace, folder: Path, batch: int) -> dict[str, list[float]]:
     """Both commands answering 100 questions: seconds and bytes."""
     theirs = process([Path(options.peer_python).parent / "lm_eval", "--model", "hf", "--model_args",
-                      f"pretrained={folder / 'model'},dtype=bfloat16", "--include_path", folder / "task" / "hundred", "--tasks", "hundred",
+                      f"pretrained={folder / 'model'},dtype=bfloat16", "--include_path", folder / "task" / "hundred", "--tasks",
+                      "hundred",
                       "--device", "cpu", "--batch_size", batch, "--log_samples", "--output_path",
                       folder / f"theirs-{time.time_ns()}"])
     mine = process([sys.executable, "-m", "biomistral.cli", "evaluate", "--model", folder / "model", "--suite",

@@ -77,6 +77,22 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, confidence: float =
     return float((first - second).mean()), float(low), float(high)
 
 
+def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided paired test of these questions would find with this power:
+    ``(z(1 - level / 2) + z(power)) * sd(a - b) / sqrt(n)``; infinite of fewer than two questions.
+
+    Raises:
+        ValueError: the shapes differ, or a row is not flat.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"detectable_difference: shapes {first.shape} and {second.shape}: two equal rows expected")
+    if first.size < 2:
+        return math.inf
+    z = NormalDist().inv_cdf
+    return (z(1 - level / 2) + z(power)) * float((first - second).std(ddof=1)) / math.sqrt(first.size)
+
+
 def mcnemar(b: int, c: int) -> float:
     """Exact two-sided McNemar p-value: ``b`` questions only the first model has right, ``c`` only the second."""
     if b == c:
