@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
-from biomistral.evaluation.summary import degenerate, summarise
+from biomistral.evaluation.summary import degenerate, positions, shot_sets, summarise
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.records import ANSWER_SCHEMA, LETTERS, Question, read_rows, write_questions
 from biomistral.run import execute
@@ -253,6 +254,21 @@ def test_degenerate_answers():
     assert degenerate(mostly)["share"] == 0.9
     assert degenerate([answer("ABCD"[i % 4], "ABCD"[i // 4 % 4], i) for i in range(64)]) is None  # 25 %, but no letter's
     assert degenerate([answer("ABCD"[i % 4], "ABCD"[i % 4], i) for i in range(40)]) is None
+
+
+def test_position_bias_and_sensitivity_to_the_shots(done):
+    biased = [answer("A", "ABAC"[i % 4], i) for i in range(8)]
+    assert positions(biased) == {"shares": {"A": {"chosen": 1.0, "right": 0.5}, "B": {"chosen": 0.0, "right": 0.25},
+                                            "C": {"chosen": 0.0, "right": 0.25}}, "distance": 0.5}
+    assert positions([answer("", "A", 0)]) == {"shares": {}, "distance": 0}
+    rows = [{**answer(chosen, "A", number), "shot_set": shot_set}
+            for shot_set, said in enumerate(("AAB", "ABB")) for number, chosen in enumerate(said)]
+    assert shot_sets(rows) == {"accuracies": [pytest.approx(2 / 3), pytest.approx(1 / 3)], "changed": pytest.approx(1 / 3)}
+    assert shot_sets(rows[:3]) is None
+    found = results_of(done)["protocols"]
+    assert len(found["letters-3shot"]["shot_sets"]["accuracies"]) == 2
+    three = found["letters-3shot"]
+    assert np.mean(three["shot_sets"]["accuracies"]) == pytest.approx(three["overall"]["accuracy"])
 
 
 def test_select_takes_the_best_and_of_equals_the_first(place):

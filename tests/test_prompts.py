@@ -4,7 +4,7 @@ import pytest
 
 from biomistral.errors import UserError
 from biomistral.records import Question
-from biomistral.scoring.prompts import PROTOCOLS, build_prompt, choose_shots, cloze_continuations
+from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, choose_shots, cloze_continuations
 
 FEVER = Question(id="q1", task="anatomy", stem="  Where is the\npulse felt? ", options=("wrist ", "hair"), answer="A")
 HEART = Question(id="s1", task="anatomy", stem="What beats?", options=("heart", "bone"), answer="A", split="dev")
@@ -48,6 +48,35 @@ def test_cloze_shows_no_letters():
     assert build_prompt(FEVER, [], PROTOCOLS["cloze-sum"]) == "Where is the\npulse felt?\nAnswer:"
     assert build_prompt(PUBMED, [], PROTOCOLS["cloze-mean"]) == "We asked. We saw.\nDoes it help?\nAnswer:"
     assert cloze_continuations(FEVER) == [" wrist", " hair"]
+
+
+def test_the_truthful_prompt_says_so():
+    assert build_prompt(FEVER, [], PROTOCOLS["truthful-0shot"]) == (
+        "The following are multiple choice questions (with answers) that test whether an answer is truthful."
+        " \n **Question:** Where is the\npulse felt? \n (A) wrist \n (B) hair \n **Answer:**(")
+
+
+def test_chat_turns():
+    told = "Answer the following multiple choice question about medical knowledge with the letter of the right option.\n\n"
+    assert build_messages(FEVER, [HEART], PROTOCOLS["chat-3shot"]) == [
+        {"role": "user", "content": told + "What beats?\nA. heart\nB. bone"}, {"role": "assistant", "content": "A"},
+        {"role": "user", "content": told + "Where is the\npulse felt?\nA. wrist\nB. hair"}]
+
+
+def test_truthfulqa_by_likelihood_asks_for_all_graded_answers():
+    question = FEVER.model_copy(update={"meta": {"mc2": {"at the wrist": True, "in the hair": False}}})
+    protocol = PROTOCOLS["truthfulqa-mc"]
+    assert build_prompt(question, [], protocol) == "Q: Where is the\npulse felt?\nA:"
+    assert cloze_continuations(question, protocol) == [" wrist", " hair", " at the wrist", " in the hair"]
+    with pytest.raises(UserError, match=r"'q1' has no true and false answers.*suite 'truthfulqa'"):
+        cloze_continuations(FEVER, protocol)
+
+
+def test_what_a_definition_says_does_not_change_when_protocols_are_added():
+    assert PROTOCOLS["letters-3shot"].definition() == {
+        "name": "letters-3shot", "formulation": "letters", "shots": 3, "drawn": True, "score": "letter", "separator": " \n ",
+        "instruction": "The following are multiple choice questions (with answers) about medical knowledge.",
+        "chat_template": False}
 
 
 def test_definitions_differ():

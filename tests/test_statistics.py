@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from biomistral.statistics import cluster_interval, holm, mcnemar, paired_difference, ranks_with_ties, spread, wilson
+from biomistral.statistics import (
+    cluster_interval,
+    detectable_difference,
+    holm,
+    mcnemar,
+    paired_difference,
+    ranks_with_ties,
+    spread,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (3, 10), (10, 10), (250, 1000), (1, 1)])
@@ -113,3 +122,26 @@ def test_ranks():
 def test_spread_is_the_population_deviation():
     assert spread([0.5, 0.6, 0.7]) == pytest.approx((2 / 300) ** 0.5)
     assert spread([0.5]) == 0.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 3000), st.integers(0, 3000))
+def test_mcnemar_is_scipys_exact_binomial(b, c):
+    expected = stats.binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+    assert mcnemar(b, c) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+def test_a_detectable_difference_is_detected_in_80_of_100_cases():
+    """Answers of two models that differ by just that much: the paired test finds it as often as promised."""
+    generator = np.random.default_rng(0)
+    a = (generator.random(400) < 0.6).astype(float)
+    b = np.where(generator.random(400) < 0.3, 1 - a, a)  # three tenths of the answers flip
+    detectable = detectable_difference(a, b)
+    assert detectable == pytest.approx((1.959964 + 0.841621) * np.std(a - b, ddof=1) / 20, rel=1e-5)
+    apart = generator.normal(detectable, np.std(a - b, ddof=1), size=(4000, 400))
+    found = np.abs(apart.mean(1)) > 1.959964 * apart.std(1, ddof=1) / 20
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+    assert detectable_difference([1.0], [0.0]) == np.inf
+    assert detectable_difference(a, a) == 0
+    with pytest.raises(ValueError, match="detectable_difference"):
+        detectable_difference([1.0, 0.0], [1.0])

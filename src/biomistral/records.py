@@ -40,13 +40,16 @@ ANSWER_SCHEMA = pa.schema([
     ("language", pa.string()), ("shot_set", pa.int32()), ("group", pa.string()), ("options", pa.int32()),
     ("answer", pa.string()), ("chosen", pa.string()), ("right", pa.bool_()), ("probabilities", pa.list_(pa.float64())),
     ("letter_mass", pa.float64()), ("open_chosen", pa.string()), ("open_right", pa.bool_()),
-    ("prompt_hash", pa.string()), ("prompt_tokens", pa.int32()), ("seconds", pa.float64()),
+    ("prompt_hash", pa.string()), ("prompt_tokens", pa.int32()), ("seconds", pa.float64()), ("shots", pa.int32()),
+    ("said", pa.string()), ("unparsed", pa.string()), ("truth_mass", pa.float64()),
 ])
 """One row per question x shot set x model x protocol (DESIGN: Record).
 
 ``probabilities`` are renormalised over the options, in letter order; ``letter_mass`` is the probability the letters held
 before that (null for cloze); ``open_chosen`` the argmax over the whole vocabulary, decoded; ``group`` the question's
-``meta.group`` (e.g. ``taught``), ``""`` if it has none.
+``meta.group`` (e.g. ``taught``), ``""`` if it has none; ``shots`` how many it was shown. Answers in words: ``said`` is the text,
+``unparsed`` why no option could be read from it (null where one could; then ``chosen`` is ``""`` and there are no probabilities).
+``truth_mass``: of TruthfulQA's answers, the share of probability of the true ones (MC2).
 """
 
 

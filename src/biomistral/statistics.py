@@ -1,13 +1,14 @@
-"""Intervals, paired tests and ranks for accuracies: pure arithmetic, no I/O.
+"""Intervals, paired tests and ranks for accuracies: pure arithmetic, no I/O, and no scipy, whose import takes 1.5 s and 65 MB.
 
 Sources: Wilson (1927); Kish (1965) for the effective sample size; Efron (1979); McNemar (1947), exact form; Holm (1979).
 """
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 _CELLS_AT_ONCE = 4_000_000
 
@@ -20,7 +21,7 @@ def wilson(right: float, n: float, confidence: float = 0.95) -> tuple[float, flo
     """
     if not n > 0 or not 0 <= right <= n:
         raise ValueError(f"wilson: {right} right of {n}: 0 <= right <= n and n > 0 expected")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
@@ -76,9 +77,29 @@ def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, confidence: float =
     return float((first - second).mean()), float(low), float(high)
 
 
+def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided paired test of these questions would find with this power:
+    ``(z(1 - level / 2) + z(power)) * sd(a - b) / sqrt(n)``; infinite of fewer than two questions.
+
+    Raises:
+        ValueError: the shapes differ, or a row is not flat.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"detectable_difference: shapes {first.shape} and {second.shape}: two equal rows expected")
+    if first.size < 2:
+        return math.inf
+    z = NormalDist().inv_cdf
+    return (z(1 - level / 2) + z(power)) * float((first - second).std(ddof=1)) / math.sqrt(first.size)
+
+
 def mcnemar(b: int, c: int) -> float:
     """Exact two-sided McNemar p-value: ``b`` questions only the first model has right, ``c`` only the second."""
-    return float(stats.binomtest(b, b + c, 0.5).pvalue) if b + c else 1.0
+    if b == c:
+        return 1.0
+    n, fewer = b + c, min(b, c)
+    ways = np.concatenate([[0.0], np.log(np.arange(n, n - fewer, -1) / np.arange(1, fewer + 1)).cumsum()])  # log C(n, k)
+    return min(1.0, float(np.exp(ways - (n - 1) * math.log(2)).sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -170,6 +170,17 @@ def compare(
 
 
 @app.command()
+def ensemble(
+    folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models")], as_json: Json = False,
+) -> None:
+    """Several models as one, from their recorded answers: probabilities are added up, no model is run."""
+    from biomistral.reporting import ensemble as together
+
+    found = together.ensemble(folders)
+    emit(found, together.render(found), as_json)
+
+
+@app.command()
 def lineage(
     folder: Annotated[Path, typer.Argument(help="a site, results, model or corpus folder")],
     documents: Annotated[bool, typer.Option("--documents", help="list every article with its licence")] = False,

@@ -3,28 +3,28 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from biomistral.artifact import Workspace, input_key
-from biomistral.evaluation.plan import make_plan
+from biomistral.evaluation.answering import answer_all
+from biomistral.evaluation.plan import Plan, make_plan
 from biomistral.evaluation.summary import summarise, warnings
 from biomistral.files import write_json
 from biomistral.models.folder import read_config
 from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device
-from biomistral.progress import bar, log
+from biomistral.progress import log
 from biomistral.recipe import canonical_hash
-from biomistral.records import ANSWER_SCHEMA, Question, read_rows, write_table
-from biomistral.scoring.engine import Engine, batches
-from biomistral.scoring.groups import Group, context_length
+from biomistral.records import ANSWER_SCHEMA, Question, write_table
+from biomistral.scoring.engine import Engine
+from biomistral.scoring.groups import context_length
+from biomistral.scoring.prompts import PROTOCOLS
 from biomistral.scoring.questions import read_benchmark
-from biomistral.scoring.rows import answer_rows
 from biomistral.scoring.tally import Row
 
-BATCHES_A_PART = 8
 _FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
 
 
@@ -38,7 +38,7 @@ def evaluate(work: Workspace) -> None:
     settings, folder = work.settings, work.locate(work.settings.model)
     place = work.locate(settings.benchmark)
     config, tokenizer, questions = read_config(folder), load_tokenizer(folder), read_benchmark(place)
-    groups = make_plan(questions, settings, tokenizer, context_length(config))
+    plan = make_plan(questions, settings, tokenizer, context_length(config))
     name = settings.name or folder.absolute().name
     device = pick_device(work.machine.device)
     model = load_model(folder, pick_dtype(settings.dtype, device), device)
@@ -46,23 +46,36 @@ def evaluate(work: Workspace) -> None:
              "dtype": str(model.dtype).removeprefix("torch."),
              "quantization": (config.get("quantization_config") or {}).get("quant_method")}
 
-    parts = list(_answer(work.path / "parts", groups, Engine(model, settings.max_batch_tokens), tokenizer, name))
+    parts = list(answer_all(work.path / "parts", plan.groups, Engine(model, settings.max_batch_tokens), tokenizer, name))
+    template = tokenizer.chat_template if any(PROTOCOLS[protocol].chat for protocol in settings.protocols) else None
+    if template:
+        facts["chat_template"] = canonical_hash(template)
     rows = _in_order(parts, settings.protocols, questions)
     write_table(work.path / "answers.parquet", rows, ANSWER_SCHEMA)
     protocols = summarise(rows)
     about = _about(place)
     benchmark = {"name": about.get("name") or place.absolute().stem, "key": input_key(place), "split": settings.split,
                  "limit": settings.limit or None}
-    found = warnings(name, protocols)
+    found = [*warnings(name, protocols), *_lengths(name, plan, rows)]
     for warning in found:
         log.warning(warning)
-    write_json(work.path / "results.json", {"model": facts, "benchmark": benchmark, "protocols": protocols, "warnings": found})
+    write_json(work.path / "results.json", {"model": facts, "benchmark": benchmark, "protocols": protocols, "warnings": found,
+                                             "left_out": [list(one) for one in plan.left_out]})
     shutil.rmtree(work.path / "parts")
     tasks = dict.fromkeys(row["task"] for row in rows)
     work.counts = {"answers": len(rows), "questions": len({row["question"] for row in rows}), "tasks": len(tasks)}
     work.licences = Counter(entry["licence"] for task, entry in about.get("tasks", {}).items()
                             if task in tasks and entry.get("licence"))
     work.facts = {"model": facts, "warnings": found}
+
+
+def _lengths(name: str, plan: Plan, rows: Sequence[Row]) -> list[str]:
+    """What became of the prompts that are longer than the model reads."""
+    lines = [f"{name}: {protocol}: {count} prompts are longer than the model reads, their questions were left out"
+             for protocol, count in Counter(protocol for protocol, _, _ in plan.left_out).items()]
+    fewer = Counter(row["protocol"] for row in rows if row["shots"] < PROTOCOLS[row["protocol"]].shots)
+    return lines + [f"{name}: {protocol}: {count} prompts were longer than the model reads and got fewer shots"
+                    for protocol, count in fewer.items()]
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -78,35 +91,6 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def _about(place: Path) -> dict[str, Any]:
     file = place / "benchmark.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if place.is_dir() and file.is_file() else {}
-
-
-def _parts(batches_of_group: list[list[int]]) -> list[list[list[int]]]:
-    return [batches_of_group[start: start + BATCHES_A_PART] for start in range(0, len(batches_of_group), BATCHES_A_PART)]
-
-
-def _answer(folder: Path, groups: Sequence[Group], engine: Engine, tokenizer: Any, name: str) -> Iterator[Row]:
-    """Rows of all groups, part by part; a part that was written before a cut is read, not computed again.
-
-    Batches are a function of group, precision and device, which name the folder of the parts: what is resumed has the very
-    numbers it would have had.
-    """
-    folder /= canonical_hash([engine.device.type, str(engine.model.dtype), engine.max_batch_tokens])[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 0
-    with bar(f"evaluating {name}", sum(len(group.items) for group in groups)) as progress:
-        for group in groups:
-            rows = [item.prompt for item in group.items]
-            shared = engine.shared_length(rows)
-            prefix = None
-            costs = [engine.cost(len(item.prompt) - shared, shared) for item in group.items]
-            for part in _parts(batches(costs, engine.max_batch_tokens)):
-                file, number = folder / f"{number:06d}.parquet", number + 1
-                if not file.is_file():
-                    prefix = prefix or engine.prefix(rows[0][:shared])
-                    answers = (row for batch in part for row in answer_rows(engine, prefix, group, batch, tokenizer, name))
-                    write_table(file, answers, ANSWER_SCHEMA)
-                progress.advance(sum(map(len, part)))
-                yield from read_rows(file)
 
 
 def _in_order(rows: list[Row], protocols: Sequence[str], questions: Sequence[Question]) -> list[Row]:

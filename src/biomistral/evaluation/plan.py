@@ -1,13 +1,14 @@
 """What is to be asked, fixed and checked before a weight is loaded: every protocol's groups of questions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.records import Question
-from biomistral.scoring.groups import Group, make_group
+from biomistral.scoring.groups import Group, make_group, tokenised, too_long
 from biomistral.scoring.prompts import PROTOCOLS, Protocol, choose_shots, num_shots
 from biomistral.scoring.questions import choose_questions
 
@@ -26,23 +27,59 @@ def _check_shots(questions: Sequence[Question], tasks: list[str], protocol: Prot
                         "protocol" + (f", or ask the others alone: --tasks {able}" if able else ""))
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is asked, and the questions (protocol, shot set, id) that no room is for and that the settings leave out."""
+
+    groups: list[Group]
+    left_out: list[tuple[str, int, str]]
+
+
 def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: PreTrainedTokenizerBase,
-              longest: int | None) -> list[Group]:
+              longest: int | None) -> Plan:
     """Every group of questions to be asked, tokenised and checked; protocols that differ in the score alone share one.
 
     Raises:
-        UserError: there is nothing to ask or no shots, a letter is not one token, or a prompt does not fit the model.
+        UserError: there is nothing to ask or no shots, a letter is not one token, or a prompt does not fit the model and the
+            settings do not say what to do then.
     """
     asked = choose_questions(questions, settings.split, settings.tasks, settings.limit, settings.seed)
-    passes: dict[tuple[str, int, bool], list[Protocol]] = {}
-    for name in dict.fromkeys(settings.protocols):
-        protocol = PROTOCOLS[name]
-        passes.setdefault((protocol.formulation, protocol.shots, protocol.drawn), []).append(protocol)
-    groups = []
-    for protocols in passes.values():
+    plan = Plan([], [])
+    for protocols in _passes(settings.protocols):
         _check_shots(questions, list(asked), protocols[0], settings)
         for task, found in asked.items():
             for shot_set in range(settings.shot_sets if protocols[0].drawn else 1):
                 shots = choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split)
-                groups.append(make_group(tuple(protocols), shot_set, found, shots, tokenizer, longest))
-    return groups
+                if settings.too_long == "refuse":
+                    plan.groups.append(make_group(protocols, shot_set, found, shots, tokenizer, longest))
+                else:
+                    _add_fitting(plan, protocols, shot_set, (found, shots), (tokenizer, longest), settings.too_long == "drop")
+    if not plan.groups:
+        raise UserError(f"--too-long {settings.too_long}: none of the questions fits into the {longest} tokens this model reads")
+    return plan
+
+
+def _passes(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
+    """Protocols that put a question in the very same way read one forward pass."""
+    passes: dict[tuple[object, ...], list[Protocol]] = {}
+    for protocol in (PROTOCOLS[name] for name in dict.fromkeys(names)):
+        scored = protocol.score if protocol.score in ("text", "mc") else ""
+        same = (protocol.formulation, protocol.shots, protocol.drawn, protocol.chat, protocol.instruction, scored)
+        passes.setdefault(same, []).append(protocol)
+    return [tuple(protocols) for protocols in passes.values()]
+
+
+def _add_fitting(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, texts: tuple[list[Question], list[Question]],
+                 reader: tuple[PreTrainedTokenizerBase, int | None], drop: bool) -> None:
+    """Add the questions that fit; of the others, ask again with a shot less, or leave them out."""
+    (questions, shots), (tokenizer, longest) = texts, reader
+    group = tokenised(protocols, shot_set, questions, shots, tokenizer)
+    long = set(too_long(group, longest))
+    fitting = [question for place, question in enumerate(questions) if place not in long]
+    others = [question for place, question in enumerate(questions) if place in long]
+    if fitting:
+        plan.groups.append(tokenised(protocols, shot_set, fitting, shots, tokenizer) if others else group)
+    if others and (drop or not shots):
+        plan.left_out.extend((protocol.name, shot_set, question.id) for protocol in protocols for question in others)
+    elif others:
+        _add_fitting(plan, protocols, shot_set, (others, shots[:-1]), reader, drop)

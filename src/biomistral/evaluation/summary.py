@@ -35,9 +35,39 @@ def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
         "overall": overall, "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
         "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
         "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
-        "calibration": calibration(rows), "seconds": seconds,
+        "calibration": None if PROTOCOLS[name].by_text else calibration(rows), **_unparsed(rows),
+        "positions": positions(rows), "shot_sets": shot_sets(rows), "seconds": seconds,
         "questions_per_second": len(rows) / seconds if seconds else None,
     }
+
+
+def positions(rows: Sequence[Row]) -> dict[str, Any]:
+    """Answer-position bias: how often each place of an option is chosen and is right, as shares, and their ``distance``
+    (total variation, 0 to 1): how many answers would have to move for the places to be chosen as often as they are right.
+    """
+    chosen, right = (Counter(row[field] for row in rows if row["chosen"]) for field in ("chosen", "answer"))
+    total = chosen.total() or 1
+    shares = {letter: {"chosen": chosen[letter] / total, "right": right[letter] / total}
+              for letter in LETTERS if letter in chosen or letter in right}
+    return {"shares": shares, "distance": sum(abs(one["chosen"] - one["right"]) for one in shares.values()) / 2}
+
+
+def shot_sets(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Sensitivity to the shots: the accuracy of each set, and the share of questions whose answer is not the same in all of
+    them; None where there is one set."""
+    by_set = split_by(rows, "shot_set").items()
+    accuracies = {shot_set: float(np.mean([row["right"] for row in found])) for shot_set, found in by_set}
+    if len(accuracies) < 2:
+        return None
+    by_question = split_by(rows, "question").values()
+    return {"accuracies": [accuracies[shot_set] for shot_set in sorted(accuracies)],
+            "changed": float(np.mean([len({row["chosen"] for row in found}) > 1 for found in by_question]))}
+
+
+def _unparsed(rows: Sequence[Row]) -> dict[str, Any]:
+    """How many answers in words could not be read, by reason."""
+    reasons = Counter(row["unparsed"] for row in rows if row.get("unparsed"))
+    return {"unparsed": dict(reasons.most_common())} if any(row.get("said") is not None for row in rows) else {}
 
 
 def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -47,6 +77,8 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
     Equal scores alone would not do: of random answers to 300 questions, one in five equals some letter's score.
     """
     letter, times = min(Counter(row["chosen"] for row in rows).items(), key=lambda pair: (-pair[1], pair[0]))
+    if not letter:  # most answers in words could not be read, which is said by itself
+        return None
     share, always = times / len(rows), sum(row["answer"] == letter for row in rows)
     same = always == sum(row["right"] for row in rows)
     if share >= DEGENERATE_SHARE or (share > 0.5 and same):
@@ -77,6 +109,11 @@ def warnings(name: str, protocols: dict[str, Any]) -> list[str]:
             found.append(f"{name}: {protocol}: degenerate: answers {one['letter']} in {one['share']:.0%} of questions; always "
                          f"answering {one['letter']} scores {one['score_of_always']:.1%}, this model "
                          f"{summary['overall']['accuracy']:.1%}")
+        if summary.get("unparsed"):
+            why = ", ".join(f"{reason} {count}" for reason, count in summary["unparsed"].items())
+            found.append(f"{name}: {protocol}: {sum(summary['unparsed'].values())} answers could not be read ({why}); they count "
+                         f"as not right in {summary['overall']['accuracy']:.1%}; of those read "
+                         f"{summary['overall']['accuracy_of_parsed'] or 0:.1%} are right")
         if summary["follows_prompt"] is False:
             found.append(f"{name}: {protocol}: the option letters hold only {summary['overall']['letter_mass']:.1%} of the "
                          "probability: the model did not follow the prompt")

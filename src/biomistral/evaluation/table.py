@@ -25,9 +25,16 @@ def _table(protocol: str, results: Sequence[dict[str, Any]]) -> str:
         found = [score["tasks"].get(task) for score in scores]
         rows.append([task, str(next(one["n"] for one in found if one)), *(_cell(one) if one else "-" for one in found)])
     rows.append(["average of tasks", "", *(f"{100 * score['average']:.1f}" for score in scores)])
+    for name, field in (("MC2", "mc2"), ("answers that could be read", "parsed"), ("right among those", "accuracy_of_parsed")):
+        if any(score["overall"].get(field) is not None for score in scores):
+            rows.append([name, "", *(_percent(score["overall"].get(field)) for score in scores)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if column != 1 else cell.rjust(width)
                                for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def _cell(score: dict[str, Any]) -> str:

@@ -181,6 +181,32 @@ class Engine:
                               for part, target in zip(logits.split(_READS_AT_ONCE), targets.split(_READS_AT_ONCE), strict=True)])
         return list(logprobs.split([len(row) - 1 for row in rows]))
 
+    def greedy(self, prefix: Prefix, rows: Rows, longest: int, ends: set[int]) -> list[list[int]]:
+        """The likeliest token after each row, then after that one, up to ``longest`` or one of ``ends``, which is left out.
+
+        Raises:
+            FloatingPointError: logits of a row are not finite.
+        """
+        logits, cache = self.last_logits(prefix, rows)
+        padding = torch.tensor([max(map(len, rows)) - len(row) for row in rows], device=self.device)
+        cache = _aligned(cache, torch.arange(len(rows), device=self.device), padding)
+        places = torch.tensor([prefix.length + len(row) for row in rows], device=self.device)
+        said: list[list[int]] = [[] for _ in rows]
+        done: set[int] = set()
+        for step in range(longest):
+            if not bool(torch.isfinite(logits.logsumexp(dim=1)).all()):
+                raise FloatingPointError("logits that are not finite")
+            tokens = logits.argmax(dim=1)
+            for row, token in enumerate(tokens.tolist()):
+                done.update({row} if token in ends else ())
+                said[row] += [token] if row not in done else []
+            if len(done) == len(rows) or step == longest - 1:
+                break
+            mask = (torch.arange(cache.get_seq_length() + 1, device=self.device) >= padding[:, None]).long()
+            logits = self._forward(tokens[:, None], cache, range(len(rows)), [0] * len(rows), exact=True, mask=mask,
+                                   positions=(places + step)[:, None]).float()
+        return said
+
     def _padded(self, rows: Rows) -> Tensor:
         """Right-padded ids, shape ``(rows, longest)``; what pads does not matter, since nothing looks at it."""
         width = max(map(len, rows))

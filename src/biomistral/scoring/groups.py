@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
 from biomistral.models.letters import encode, letter_tokens
 from biomistral.records import Question
-from biomistral.scoring.prompts import Protocol, build_prompt, cloze_continuations
+from biomistral.scoring.prompts import Protocol, build_messages, build_prompt, cloze_continuations
 from biomistral.scoring.score import Item, cloze_item
 
 LetterTokens = list[tuple[int, ...]]
@@ -25,6 +26,14 @@ class Group:
     prompts: list[str]
     items: list[Item]
     letters: LetterTokens
+    num_shots: int = 0
+
+
+def too_long(group: Group, longest: int | None) -> list[int]:
+    """Places of the questions whose prompt and answer have more tokens than a model reads."""
+    room = group.protocols[0].longest
+    return [place for place, item in enumerate(group.items)
+            if longest is not None and len(item.prompt) + max(map(len, item.options), default=0) + room > longest]
 
 
 def make_group(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Question], shots: Sequence[Question],
@@ -34,28 +43,49 @@ def make_group(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Q
     Raises:
         UserError: a letter is not one token, an option adds none, or a prompt does not fit the model.
     """
-    group = _tokenised(protocols, shot_set, questions, shots, tokenizer)
-    for item in group.items:
-        length = len(item.prompt) + max(map(len, item.options), default=0)
-        if longest is not None and length > longest:
-            raise UserError(f"question {item.id!r}: its prompt under {protocols[0].name} has {length} tokens, this model "
-                            f"reads {longest}; use fewer shots, leave the question out or evaluate a model with a longer context")
+    group = tokenised(protocols, shot_set, questions, shots, tokenizer)
+    for place in too_long(group, longest):
+        item = group.items[place]
+        length = len(item.prompt) + max(map(len, item.options), default=0) + protocols[0].longest
+        raise UserError(f"question {item.id!r}: its prompt under {protocols[0].name} has {length} tokens, this model "
+                        f"reads {longest}; use fewer shots, leave the question out or evaluate a model with a longer context "
+                        "(evaluate: --too-long drop or fewer-shots)")
     return group
 
 
-def _tokenised(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Question], shots: Sequence[Question],
-               tokenizer: PreTrainedTokenizerBase) -> Group:
-    prompts = [build_prompt(question, shots, protocols[0]) for question in questions]
+def prompt_text(question: Question, shots: Sequence[Question], protocol: Protocol, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text a model is given; ``chat`` protocols through the model's own template, up to where its answer begins.
+
+    Raises:
+        UserError: the tokenizer has no chat template, or it refuses these turns.
+    """
+    if not protocol.chat:
+        return build_prompt(question, shots, protocol)
+    if not tokenizer.chat_template:
+        raise UserError(f"{tokenizer.name_or_path}: has no chat template, which {protocol.name} needs; choose a protocol without "
+                        "chat")
+    try:
+        return str(tokenizer.apply_chat_template(build_messages(question, shots, protocol), tokenize=False,
+                                                 add_generation_prompt=True))
+    except TemplateError as error:
+        raise UserError(f"{tokenizer.name_or_path}: its chat template refuses {protocol.name} ({error})") from error
+
+
+def tokenised(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Question], shots: Sequence[Question],
+              tokenizer: PreTrainedTokenizerBase) -> Group:
+    """A group of any length, see `make_group`."""
+    prompts = [prompt_text(question, shots, protocols[0], tokenizer) for question in questions]
     ids = encode(tokenizer, prompts)
     if protocols[0].by_letter:
         items = [Item(question.id, tuple(own), ()) for question, own in zip(questions, ids, strict=True)]
         most = max((question.letters for question in questions), key=len)
-        return Group(protocols, shot_set, questions, prompts, items, letter_tokens(tokenizer, prompts[0], most))
+        letters = [] if protocols[0].by_text else letter_tokens(tokenizer, prompts[0], most)
+        return Group(protocols, shot_set, questions, prompts, items, letters, len(shots))
     items = []
     for question, prompt, own in zip(questions, prompts, ids, strict=True):
-        joint = encode(tokenizer, [prompt + option for option in cloze_continuations(question)])
+        joint = encode(tokenizer, [prompt + option for option in cloze_continuations(question, protocols[0])])
         items.append(cloze_item(question.id, own, joint))
-    return Group(protocols, shot_set, questions, prompts, items, [])
+    return Group(protocols, shot_set, questions, prompts, items, [], len(shots))
 
 
 def context_length(config: dict[str, Any]) -> int | None:

@@ -7,6 +7,12 @@ Formulation = Literal["letters", "medconceptsqa", "cloze"]
 
 ProtocolName = Literal["letters-0shot", "letters-3shot", "medconceptsqa-0shot", "medconceptsqa-4shot",
                        "cloze-sum", "cloze-mean"]
+"""Protocols that read probabilities of a plain prompt: what training and quantisation ask by."""
+
+AskedProtocolName = Literal["letters-0shot", "letters-3shot", "medconceptsqa-0shot", "medconceptsqa-4shot",
+                            "cloze-sum", "cloze-mean", "chat-0shot", "chat-3shot", "generate-0shot", "generate-3shot",
+                            "chat-generate-0shot", "truthful-0shot", "truthfulqa-mc"]
+"""All protocols of the evaluation."""
 
 
 def is_test(split: str) -> bool:

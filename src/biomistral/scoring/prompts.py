@@ -12,6 +12,7 @@ import numpy as np
 
 from biomistral.errors import UserError
 from biomistral.records import LETTERS, Question
+from biomistral.scoring.extract import EXTRACTION_VERSION
 from biomistral.scoring.names import Formulation
 from biomistral.seeds import seed
 
@@ -20,6 +21,10 @@ LETTERS_INSTRUCTION = "The following are multiple choice questions (with answers
 SHOT_SPLITS = ("dev", "train", "validation")
 """Where shots come from, the first that has enough."""
 
+TRUTHFUL_INSTRUCTION = "The following are multiple choice questions (with answers) that test whether an answer is truthful."
+"""The paper's second prompt says that the test is about truthfulness; its words were not released, these are ours."""
+
+CHAT_INSTRUCTION = "Answer the following multiple choice question about medical knowledge with the letter of the right option."
 MEDCONCEPTSQA_INSTRUCTION = "Answer A,B,C,D according to the answer to this multiple choice question."
 
 
@@ -31,17 +36,29 @@ class Protocol:
     formulation: Formulation
     shots: int = 0
     drawn: bool = False
-    score: Literal["letter", "sum", "mean"] = "letter"
+    score: Literal["letter", "sum", "mean", "text", "mc"] = "letter"
+    chat: bool = False
+    instruction: str = ""
+    longest: int = 0
+    """``text``: tokens an answer may have."""
 
     @property
     def by_letter(self) -> bool:
-        return self.formulation != "cloze"
+        """Whether an answer is the letter of an option, be it the likeliest or the one in a text."""
+        return self.score in ("letter", "text")
+
+    @property
+    def by_text(self) -> bool:
+        return self.score == "text"
 
     def definition(self) -> dict[str, Any]:
         """Everything that fixes the prompt and the score, as plain data; two results compare only if this is equal."""
         template = {"letters": (LETTERS_INSTRUCTION, SEPARATOR), "medconceptsqa": (MEDCONCEPTSQA_INSTRUCTION, "\n\n"),
                     "cloze": ("", "\n")}[self.formulation]
-        return {**asdict(self), "instruction": template[0], "separator": template[1], "chat_template": False}
+        plain = {name: value for name, value in asdict(self).items() if name not in ("chat", "instruction", "longest")}
+        reading = {"longest": self.longest, "extraction": EXTRACTION_VERSION} if self.by_text else {}
+        return {**plain, "instruction": self.instruction or template[0], "separator": "\n" if self.chat else template[1],
+                "chat_template": self.chat, **reading}
 
 
 PROTOCOLS = {protocol.name: protocol for protocol in (
@@ -51,6 +68,13 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol("medconceptsqa-4shot", "medconceptsqa", shots=4),
     Protocol("cloze-sum", "cloze", score="sum"),
     Protocol("cloze-mean", "cloze", score="mean"),
+    Protocol("chat-0shot", "letters", chat=True, instruction=CHAT_INSTRUCTION),
+    Protocol("chat-3shot", "letters", shots=3, drawn=True, chat=True, instruction=CHAT_INSTRUCTION),
+    Protocol("generate-0shot", "letters", score="text", longest=16),
+    Protocol("generate-3shot", "letters", shots=3, drawn=True, score="text", longest=16),
+    Protocol("chat-generate-0shot", "letters", score="text", chat=True, instruction=CHAT_INSTRUCTION, longest=128),
+    Protocol("truthful-0shot", "letters", instruction=TRUTHFUL_INSTRUCTION),
+    Protocol("truthfulqa-mc", "cloze", score="mc"),
 )}
 
 
@@ -58,16 +82,41 @@ def build_prompt(question: Question, shots: Sequence[Question], protocol: Protoc
     """The text after which the model's next token is its answer; the tokenizer adds BOS if it does so by default."""
     if protocol.formulation == "letters":
         solved = [_letters_item(shot) + shot.answer for shot in shots]
-        return SEPARATOR.join([LETTERS_INSTRUCTION, *solved, _letters_item(question)])
+        return SEPARATOR.join([protocol.instruction or LETTERS_INSTRUCTION, *solved, _letters_item(question)])
     if protocol.formulation == "medconceptsqa":
         solved = [_medconceptsqa_item(shot) + shot.answer for shot in shots]
         return MEDCONCEPTSQA_INSTRUCTION + "\n" + "\n\n".join([*solved, _medconceptsqa_item(question)])
+    if protocol.score == "mc":
+        return f"Q: {question.stem.strip()}\nA:"
     return "\n".join([*_context(question), question.stem.strip(), "Answer:"])
 
 
-def cloze_continuations(question: Question) -> list[str]:
-    """What follows ``Answer:`` for each option, in letter order."""
-    return [" " + option.strip() for option in question.options]
+def build_messages(question: Question, shots: Sequence[Question], protocol: Protocol) -> list[dict[str, str]]:
+    """The turns of a ``chat`` protocol: each shot a question of the user and its letter as the assistant's answer."""
+    turns = []
+    for shot in shots:
+        turns += [{"role": "user", "content": _chat_item(shot, protocol)}, {"role": "assistant", "content": shot.answer}]
+    return [*turns, {"role": "user", "content": _chat_item(question, protocol)}]
+
+
+def cloze_continuations(question: Question, protocol: Protocol | None = None) -> list[str]:
+    """What follows ``Answer:`` for each option, in letter order; under ``truthfulqa-mc`` for each of TruthfulQA's true and
+    false answers behind them."""
+    more = graded_answers(question) if protocol is not None and protocol.score == "mc" else {}
+    return [" " + option.strip() for option in (*question.options, *more)]
+
+
+def graded_answers(question: Question) -> dict[str, bool]:
+    """TruthfulQA's answers (``mc2``), each with whether it is true.
+
+    Raises:
+        UserError: the question has none.
+    """
+    found = question.meta.get("mc2")
+    if not isinstance(found, dict) or {bool(value) for value in found.values()} != {True, False}:
+        raise UserError(f"question {question.id!r} has no true and false answers: truthfulqa-mc is for the suite 'truthfulqa'; "
+                        "build that, or choose another protocol")
+    return {str(text): bool(value) for text, value in found.items()}
 
 
 def _context(question: Question) -> list[str]:
@@ -77,6 +126,10 @@ def _context(question: Question) -> list[str]:
 def _letters_item(question: Question) -> str:
     options = [f"({letter}) {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=False)]
     return SEPARATOR.join([*_context(question), f"**Question:** {question.stem.strip()}", *options, "**Answer:**("])
+
+
+def _chat_item(question: Question, protocol: Protocol) -> str:
+    return f"{protocol.instruction}\n\n{_medconceptsqa_item(question).removesuffix('Answer:').rstrip()}"
 
 
 def _medconceptsqa_item(question: Question) -> str:

@@ -7,8 +7,20 @@ from transformers import PreTrainedTokenizerBase
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS, Question
 from biomistral.scoring.engine import Engine, Prefix
+from biomistral.scoring.extract import extract
 from biomistral.scoring.groups import Group
-from biomistral.scoring.score import ClozeAnswer, Item, LetterAnswer, decoded, score_cloze, score_letters, softmax
+from biomistral.scoring.prompts import graded_answers
+from biomistral.scoring.score import (
+    ClozeAnswer,
+    Item,
+    LetterAnswer,
+    TextAnswer,
+    decoded,
+    score_cloze,
+    score_letters,
+    score_texts,
+    softmax,
+)
 from biomistral.scoring.tally import Row
 
 
@@ -20,23 +32,53 @@ def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[in
         UserError: the logits of a question are not finite.
     """
     items, questions = [group.items[index] for index in batch], [group.questions[index] for index in batch]
-    for index, question, answer in zip(batch, questions, _score(engine, prefix, group, items, questions), strict=True):
+    answers = _score(engine, prefix, group, items, questions, tokenizer)
+    for index, question, answer in zip(batch, questions, answers, strict=True):
         common = {"model": name, "task": question.task, "question": question.id, "language": question.language,
                   "shot_set": group.shot_set, "group": str(question.meta.get("group", "")), "options": len(question.options),
                   "answer": question.answer, "prompt_hash": canonical_hash([group.prompts[index], *question.options])[:16],
-                  "prompt_tokens": len(group.items[index].prompt), "seconds": answer.seconds}
+                  "prompt_tokens": len(group.items[index].prompt), "seconds": answer.seconds, "shots": group.num_shots}
         for protocol in group.protocols:
-            scored = (_letter_fields(answer, question, tokenizer) if isinstance(answer, LetterAnswer)
-                      else _cloze_fields(answer.sums if protocol.score == "sum" else answer.means))
+            scored = _fields(answer, question, tokenizer, protocol.score)
             right = scored["chosen"] == question.answer
             yield {**common, **scored, "protocol": protocol.name, "right": right}
 
 
 def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], questions: Sequence[Question],
-           ) -> Sequence[LetterAnswer | ClozeAnswer]:
+           tokenizer: PreTrainedTokenizerBase) -> Sequence[LetterAnswer | ClozeAnswer | TextAnswer]:
+    if group.protocols[0].by_text:
+        return score_texts(engine, prefix, items, group.protocols[0].longest, end_tokens(engine, tokenizer))
     if group.protocols[0].by_letter:
         return score_letters(engine, prefix, items, [group.letters[: len(question.options)] for question in questions])
     return score_cloze(engine, prefix, items)
+
+
+def end_tokens(engine: Engine, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer, as tokenizer and generation settings of the model say."""
+    settings = getattr(engine.model, "generation_config", None)
+    said = getattr(settings, "eos_token_id", None)
+    return {token for token in (tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])) if token is not None}
+
+
+def _fields(answer: LetterAnswer | ClozeAnswer | TextAnswer, question: Question, tokenizer: PreTrainedTokenizerBase,
+            score: str) -> Row:
+    if isinstance(answer, LetterAnswer):
+        return _letter_fields(answer, question, tokenizer)
+    if isinstance(answer, TextAnswer):
+        return text_fields(str(tokenizer.decode(answer.tokens, skip_special_tokens=True)), question)
+    if score != "mc":
+        return _cloze_fields(answer.sums if score == "sum" else answer.means)
+    num = len(question.options)
+    masses = softmax(answer.sums[num:])
+    true = sum(mass for mass, right in zip(masses, graded_answers(question).values(), strict=True) if right)
+    return {**_cloze_fields(answer.sums[:num]), "truth_mass": true}
+
+
+def text_fields(said: str, question: Question) -> Row:
+    """The fields of an answer in words: ``chosen`` is empty where it cannot be read, and ``unparsed`` says why."""
+    chosen, reason = extract(said, question.options, question.letters)
+    return {"chosen": chosen, "probabilities": None, "letter_mass": None, "open_chosen": None, "open_right": None,
+            "said": said, "unparsed": reason or None}
 
 
 def _letter_fields(answer: LetterAnswer, question: Question, tokenizer: PreTrainedTokenizerBase) -> Row:

@@ -46,6 +46,14 @@ class ClozeAnswer:
         return [total / length for total, length in zip(self.sums, self.lengths, strict=True)]
 
 
+@dataclass(frozen=True)
+class TextAnswer:
+    """Tokens that a model generated, its end left out."""
+
+    tokens: list[int]
+    seconds: float
+
+
 def softmax(scores: Sequence[float]) -> list[float]:
     """Probabilities from log scores."""
     powers = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
@@ -93,6 +101,22 @@ def score_letters(engine: Engine, prefix: Prefix, items: Sequence[Item], letters
     seconds = (time.perf_counter() - started) / len(items)
     return [LetterAnswer(softmax(own.tolist()), min(1.0, float(own.exp().sum())), token, seconds)
             for own, token in zip(logprobs, open_tokens, strict=True)]
+
+
+def score_texts(engine: Engine, prefix: Prefix, items: Sequence[Item], longest: int, ends: set[int]) -> list[TextAnswer]:
+    """Have each question of a batch answered in words, without any draw.
+
+    Raises:
+        UserError: the logits of a question are not finite.
+    """
+    started = time.perf_counter()
+    try:
+        said = engine.greedy(prefix, [item.prompt[prefix.length:] for item in items], longest, ends)
+    except FloatingPointError as error:
+        raise UserError(f"one of the questions {', '.join(repr(item.id) for item in items[:3])}, ...: the model computes NaN or "
+                        "infinite logits; its weights are damaged or overflow in this precision (try --dtype float32)") from error
+    seconds = (time.perf_counter() - started) / len(items)
+    return [TextAnswer(tokens, seconds) for tokens in said]
 
 
 def score_cloze(engine: Engine, prefix: Prefix, items: Sequence[Item]) -> list[ClozeAnswer]:

@@ -19,7 +19,21 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
     accuracy = float(np.mean([row["right"] for row in rows]))
     return {"n": len(questions), "right": sum(row["right"] for row in rows) / len(sets), "accuracy": accuracy,
             "interval": list(cluster_interval(questions)), "spread": spread(sets), "letter_mass": _mean(rows, "letter_mass"),
-            "open_accuracy": _mean(rows, "open_right")}
+            "open_accuracy": _mean(rows, "open_right"), **_of_texts(rows), **_of_truth(rows)}
+
+
+def _of_texts(rows: Sequence[Row]) -> dict[str, Any]:
+    """Of answers in words: the share that could be read, and the accuracy among those (``accuracy`` counts the rest as not
+    right)."""
+    if all(row.get("said") is None for row in rows):
+        return {}
+    read = [row["right"] for row in rows if row["unparsed"] is None]
+    return {"parsed": len(read) / len(rows), "accuracy_of_parsed": float(np.mean(read)) if read else None}
+
+
+def _of_truth(rows: Sequence[Row]) -> dict[str, Any]:
+    """MC1 is the accuracy; MC2 the mean share of probability of the true answers."""
+    return {} if any(row.get("truth_mass") is None for row in rows) else {"mc2": _mean(rows, "truth_mass")}
 
 
 def split_by(rows: Sequence[Row], field: str) -> dict[str, list[Row]]:

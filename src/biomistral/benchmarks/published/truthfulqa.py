@@ -59,7 +59,12 @@ def _question(row: Row, number: int, category: str, root: int, place: str) -> Qu
     random.Random(seed(root, "truthfulqa", "shuffle", str(row["question"]))).shuffle(choices)
     labels = [label for _, label in choices]
     return Draft("truthfulqa", "test", str(number), str(row["question"]), [text for text, _ in choices], labels.index(1),
-                 meta={"category": category}).question(place)
+                 meta={"category": category, **_graded(row)}).question(place)
+
+
+def _graded(row: Row) -> dict[str, Any]:
+    """The true and false answers of ``mc2``, of which several may be true."""
+    return {"mc2": {text.strip(): bool(label) for text, label in _choices(row["mc2_targets"])}} if row.get("mc2_targets") else {}
 
 
 def _choices(targets: dict[str, Any]) -> list[tuple[str, int]]:
