@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 from numba import carray
 
 from biomistral.merging.blocks import BLOCK
-from biomistral.merging.fused import measures, sums, thinning, vectors
+from biomistral.merging.fused import drawing, measures, sums, thinning, vectors
 
 
 def peak(row: Any, count: int) -> int:
@@ -35,6 +36,12 @@ def interpolate(inputs: Any, width: int, by_first: float, by_second: float, merg
 def histogram(row: Any, base: Any, count: int, above: int, counts: Any, bins: int, spare: Any) -> int:
     return thinning.histogram(carray(row, count), carray(base, count), above, carray(counts, (2, bins)),
                               carray(spare, (1, BLOCK)))
+
+
+def draw(mask: Any, count: int, key: int, start: int, limit: int, rest: int, spare: Any) -> int:
+    space = carray(spare, (2, BLOCK))
+    return drawing.draw(carray(mask, count), key, start, limit, rest, space[0, :BLOCK // 4].view(np.uint32),
+                        space[1, :BLOCK // 4].view(np.uint8))
 
 
 def norms(row: Any, base: Any, count: int, threshold: int, ties: Any, mask: Any, masked: int, found: Any, blocks: int,

@@ -8,6 +8,7 @@ import numpy as np
 from biomistral.merging import scalars
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.catalogue import METHODS, Variants
+from biomistral.merging.draws import Draws
 from biomistral.merging.floats import Float, converted, rounded
 from biomistral.merging.fused.native import run, spare
 from biomistral.merging.planned import PlannedInput, PlannedTensor
@@ -17,14 +18,14 @@ MEASURES = ("peak", "drift")
 """What `account` takes of every tensor."""
 
 _THINNED = ("norms", "add_task_vectors")
+_DRAWN = (*_THINNED, "draw")
 LOOPS = {"linear": ("linear",), "slerp": ("block_dots", "interpolate"),
-         "task_arithmetic": ("add_task_vectors",), "ties": (*_THINNED, "histogram"), "dare_linear": _THINNED,
-         "dare_ties": _THINNED}
+         "task_arithmetic": ("add_task_vectors",), "ties": (*_THINNED, "histogram"), "dare_linear": _DRAWN,
+         "dare_ties": _DRAWN}
 """Method -> the loops it takes."""
 
 _EVERYTHING, _NOTHING = -1, 0x7F800000
 """Thresholds: no finite magnitude reaches infinity's bits."""
-_NO_MASK: np.ndarray = np.empty(0, np.uint8)
 
 
 def fits(task: PlannedTensor, variants: Variants) -> bool:
@@ -122,7 +123,7 @@ class Thinning:
         self.scale: float | None = None if task.parameters["rescale"] and not whole else 1.0
         self.dtype = task.dtype
         self.ranking: scalars.Ranking | None = None
-        self.draws: scalars.Draws | None = None
+        self.draws: Draws | None = None
         if kind == "magnitude" and not whole:
             self.ranking = scalars.Ranking(task.dtype, scalars.num_kept(density, numel))
         elif not whole:
@@ -130,7 +131,7 @@ class Thinning:
             if by_paper and self.scale is None:
                 self.scale = 1 / density if density else 1.0
             chance = density if by_paper else scalars.dare_density(density, task.dtype)
-            self.draws = scalars.Draws(key, chance, numel, twice=self.scale is None)
+            self.draws = Draws(key, chance, numel, twice=self.scale is None)
         self.selecting = self.ranking.passes if self.ranking else 0
         self.passes = self.selecting + (self.scale is None)
         self.ties: np.ndarray = np.zeros(1, np.int64)
@@ -151,9 +152,12 @@ class Thinning:
             return _EVERYTHING
         return self.ranking.threshold << self._shift if self.ranking.rank else _NOTHING
 
-    def mask(self, start: int, count: int) -> np.ndarray:
-        """0 and 1 of a chunk's elements; empty where no chance is involved."""
-        return self.draws.mask(start, count).view(np.uint8) if self.draws else _NO_MASK
+    def fill(self, mask: np.ndarray, start: int) -> int:
+        """0 and 1 of a chunk's elements into ``mask``: all ones where no chance is involved; returns how many were drawn."""
+        if self.draws:
+            return self.draws.fill(mask, start)
+        mask[:] = 1
+        return 0
 
     def observe(self, number: int, row: np.ndarray, base: np.ndarray, start: int) -> None:
         if self.ranking and number < self.selecting:
@@ -162,7 +166,8 @@ class Thinning:
             return
         self.begin(start)
         sums: np.ndarray = np.empty((-(-len(row) // BLOCK), 2), np.float32)
-        mask = self.mask(start, len(row))
+        mask: np.ndarray = np.empty(len(row) if self.draws else 0, np.uint8)
+        self.fill(mask, start)
         run("norms", self.dtype, row, base, len(row), self.threshold, self.ties, mask, len(mask), sums, len(sums), spare(2))
         self._sums.append(sums)
 
@@ -204,19 +209,24 @@ class TaskVectors(Linear):
             thinned.begin(start)
         models = len(self._thinned)
         ties = np.concatenate([thinned.ties for thinned in self._thinned])
-        masks = [thinned.mask(start, len(merged)) for thinned in self._thinned]
-        for thinned, mask in zip(self._thinned, masks, strict=True):
-            thinned.kept += int(np.count_nonzero(mask))
-        stacked = _stacked(masks)
+        masks = self._drawn(start, len(merged))
         thresholds = np.array([thinned.threshold for thinned in self._thinned], np.int64)
         scales = np.array([thinned.scale for thinned in self._thinned], np.float32)
         self._conflicts += run(
-            "add_task_vectors", self._task.dtype, inputs, models, inputs.shape[1], thresholds, ties, stacked, stacked.shape[1],
+            "add_task_vectors", self._task.dtype, inputs, models, inputs.shape[1], thresholds, ties, masks, masks.shape[1],
             scales, self._weights, self._consensus, self._divisor(), self._task.parameters["lambda"], merged, len(merged),
             spare(models + 4))
         for thinned, left in zip(self._thinned, ties, strict=True):
             thinned.ties[0] = left
         return merged
+
+    def _drawn(self, start: int, count: int) -> np.ndarray:
+        """Masks of all models, (models, count); (models, 0) where no chance is involved."""
+        random = any(thinned.draws for thinned in self._thinned)
+        masks: np.ndarray = np.empty((len(self._thinned), count if random else 0), np.uint8)
+        for thinned, mask in zip(self._thinned, masks, strict=True):
+            thinned.kept += thinned.fill(mask, start)
+        return masks
 
     def _divisor(self) -> np.float32:
         """What the sum is divided by; 0 where that is for each element the weights of those that stay."""
@@ -235,10 +245,3 @@ class TaskVectors(Linear):
 def _totals(sums: list[np.ndarray]) -> list[float]:
     """Sums over all blocks, one a column, that do not depend on their order."""
     return [math.fsum(column.tolist()) for column in np.concatenate(sums).T]
-
-
-def _stacked(masks: list[np.ndarray]) -> np.ndarray:
-    """Masks of all models; where one has none, as all its elements stay, ones, unless none has one."""
-    longest = max(map(len, masks))
-    stacked: np.ndarray = np.stack([mask if len(mask) else np.ones(longest, np.uint8) for mask in masks])
-    return stacked

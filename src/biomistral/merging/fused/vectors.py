@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from biomistral.merging.fused.measures import add, clear, copy
+from biomistral.merging.fused.measures import add, copy
 from biomistral.merging.fused.steps import bits, compiled, rounded, stored, value
 from biomistral.merging.fused.sums import TILE
 from biomistral.merging.fused.thinning import weigh
@@ -22,8 +22,8 @@ def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales
     for start in range(0, len(merged), TILE):
         end = min(start + TILE, len(merged))
         size, base = end - start, inputs[0, start:end]
-        total, elected, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
-                                       spare[models + 3, :size])
+        total, kept, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
+                                    spare[models + 3, :size])
         for i in range(models):
             vector = spare[i, :size]
             weigh(vector, inputs[1 + i, start:end], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
@@ -33,12 +33,10 @@ def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales
             else:
                 add(total, vector)
         if consensus:
-            copy(elected, total)
-            clear(share)
-            clear(lost)
             for i in range(models):
-                _keep_elected(spare[i, :size], elected, weights[i], i == 0, total, share, lost)
+                _keep_elected(spare[i, :size], total, weights[i], i == 0, kept, share, lost)
             conflicts += _count_nonzero(lost)
+            total = kept
         if divisor == 0:
             _finish_shared(total, share, scale, base, merged[start:end])
         else:
@@ -47,15 +45,16 @@ def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales
 
 
 @compiled
-def _keep_elected(vector: Any, elected: Any, weight: Any, first: Any, total: Any, share: Any, lost: Any) -> None:
-    """`kernels.keep_majority` and `kernels.shared_weights` for one of the vectors: add what has the sign of the sum of all, and
-    its weight where that is not 0; ``lost`` is not 0 where an entry of any vector lost."""
+def _keep_elected(vector: Any, total: Any, weight: Any, first: Any, kept: Any, share: Any, lost: Any) -> None:
+    """`kernels.keep_majority` and `kernels.shared_weights` for one of the vectors: ``kept`` adds up what has the sign of the
+    total, ``share`` its weight where that is not 0; ``lost`` is not 0 where an entry of any vector lost."""
+    none = np.float32(0)
     for j in range(len(vector)):
-        loses = bits(vector[j]) ^ bits(elected[j]) < 0
-        stays = np.float32(0) if loses else vector[j]
-        lost[j] = vector[j] if loses and vector[j] != 0 else lost[j]
-        total[j] = stays if first else total[j] + stays
-        share[j] += weight if stays != 0 else np.float32(0)
+        loses = bits(vector[j]) ^ bits(total[j]) < 0
+        stays = none if loses else vector[j]
+        kept[j] = stays if first else kept[j] + stays
+        share[j] = (none if first else share[j]) + (weight if stays != 0 else none)
+        lost[j] = vector[j] if loses and vector[j] != 0 else none if first else lost[j]
 
 
 @compiled
