@@ -57,10 +57,10 @@ def carried_out(operator: Operator, inputs: np.ndarray, chunk: int) -> tuple[byt
     parts, count = [], inputs.shape[1]
     for number in range(operator.passes):
         for start, size in chunks(count, chunk):
-            operator.observe(number, np.ascontiguousarray(inputs[:, start:start + size]), start, size)
+            operator.observe(number, list(inputs[:, start:start + size]), start)
         operator.settle(number)
     for start, size in chunks(count, chunk):
-        parts.append(operator.apply(np.ascontiguousarray(inputs[:, start:start + size]), start, size).tobytes())
+        parts.append(operator.apply(list(inputs[:, start:start + size]), start).tobytes())
     return b"".join(parts), operator.facts()
 
 

@@ -305,7 +305,7 @@ def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path, models: dict[str
     shrinking = make_model(tmp_path / "B", dtype="bfloat16")
     made = plan_merge(Path(settings(tmp_path, FILES["slerp"], models).config), {"A": models["A"], "B": shrinking})
     os.truncate(shrinking / "model.safetensors", 5000)
-    reader, source = Reader(1, 4096), made.tensors[-1].inputs[1]
+    reader, source = Reader(1), made.tensors[-1].inputs[1]
     with pytest.raises(UserError, match=r"ended inside tensor model\.norm\.weight"):
         reader.read(0, source.tensor, source.stored, 0, source.stored.numel)
     reader.close()

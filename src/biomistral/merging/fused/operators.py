@@ -1,6 +1,7 @@
 """Operators of the usual methods over chunks as numpy holds them (`engine.Operator`), by compiled loops."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from biomistral.merging.blocks import BLOCK
 from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.draws import Draws
 from biomistral.merging.floats import Float, converted, rounded
-from biomistral.merging.fused.native import run, spare
+from biomistral.merging.fused.native import addresses, run, spare
 from biomistral.merging.planned import PlannedInput, PlannedTensor
 from biomistral.seeds import seed
 
-MEASURES = ("peak", "drift")
+MEASURES = ("peaks", "drift")
 """What `account` takes of every tensor."""
 
 _THINNED = ("norms", "add_task_vectors")
@@ -51,22 +52,23 @@ class Linear:
         self._task = task
         self._merged: np.ndarray = np.empty(0, task.dtype.storage)
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
+    def observe(self, number: int, inputs: Sequence[np.ndarray], start: int) -> None:
         raise AssertionError("no readings were asked for")
 
     def settle(self, number: int) -> None: ...
 
-    def apply(self, inputs: np.ndarray, start: int, count: int) -> np.ndarray:
+    def apply(self, inputs: Sequence[np.ndarray], start: int) -> np.ndarray:
         """The result's elements from ``start`` on, as they are stored; valid until the next ones are asked for."""
+        count = len(inputs[0])
         if len(self._merged) < count:
             self._merged = np.empty(count, self._task.dtype.storage)
         merged = self.merge(inputs, start, self._merged[:count])
         return converted(merged, self._task.dtype, self._task.out_dtype)
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
+    def merge(self, inputs: Sequence[np.ndarray], start: int, merged: np.ndarray) -> np.ndarray:
         weights = np.array([source.parameters["weight"] for source in self._task.inputs], np.float32)
         divisor = scalars.weight_sum(weights) if self._task.parameters["normalize"] else np.float32(1)
-        run("linear", self._task.dtype, inputs, *inputs.shape, weights, divisor, merged, len(merged), spare(1))
+        run("linear", self._task.dtype, addresses(inputs), len(inputs), weights, divisor, merged, len(merged), spare(1))
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -83,28 +85,28 @@ class Slerp(Linear):
         self._sums: list[np.ndarray] = []
         self._t = float(task.parameters["t"])
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
-        whole = count // BLOCK
+    def observe(self, number: int, inputs: Sequence[np.ndarray], start: int) -> None:
+        whole, rest = divmod(len(inputs[0]), BLOCK)
         self._measure(inputs, whole)
-        if rest := count - whole * BLOCK:  # the last, shorter block of a tensor is filled up with zeros
-            last: np.ndarray = np.zeros((2, BLOCK), inputs.dtype)
-            last[:, :rest] = inputs[:, whole * BLOCK:count]
-            self._measure(last, 1)
+        if rest:  # the last, shorter block of a tensor is filled up with zeros
+            last: np.ndarray = np.zeros((2, BLOCK), self._task.dtype.storage)
+            last[0, :rest], last[1, :rest] = (row[whole * BLOCK:] for row in inputs)
+            self._measure(list(last), 1)
 
-    def _measure(self, inputs: np.ndarray, blocks: int) -> None:
+    def _measure(self, inputs: Sequence[np.ndarray], blocks: int) -> None:
         sums: np.ndarray = np.empty((blocks, 3), np.float32)
-        run("block_dots", self._task.dtype, inputs, inputs.shape[1], sums, blocks, spare(3))
+        run("block_dots", self._task.dtype, addresses(inputs), blocks * BLOCK, sums, blocks, spare(3))
         self._sums.append(sums)
 
     def settle(self, number: int) -> None:
         dot, squares_a, squares_b = _totals(self._sums)
         self._by = scalars.slerp_coefficients(self._t, dot, math.sqrt(squares_a), math.sqrt(squares_b))
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
-        by, count = self._by, len(merged)
+    def merge(self, inputs: Sequence[np.ndarray], start: int, merged: np.ndarray) -> np.ndarray:
+        by = self._by
         if (by.first, by.second) in ((1, 0), (0, 1)):
-            return inputs[int(by.second), :count]
-        run("interpolate", self._task.dtype, inputs, inputs.shape[1], by.first, by.second, merged, count)
+            return inputs[int(by.second)]
+        run("interpolate", self._task.dtype, addresses(inputs), by.first, by.second, merged, len(merged))
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -194,17 +196,17 @@ class TaskVectors(Linear):
         self._consensus = METHODS[task.method].consensus
         self._conflicts = 0
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
+    def observe(self, number: int, inputs: Sequence[np.ndarray], start: int) -> None:
         for thinned, row in zip(self._thinned, inputs[1:], strict=True):
             if number < thinned.passes:
-                thinned.observe(number, row[:count], inputs[0, :count], start)
+                thinned.observe(number, row, inputs[0], start)
 
     def settle(self, number: int) -> None:
         for thinned in self._thinned:
             if number < thinned.passes:
                 thinned.settle(number)
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
+    def merge(self, inputs: Sequence[np.ndarray], start: int, merged: np.ndarray) -> np.ndarray:
         for thinned in self._thinned:
             thinned.begin(start)
         models = len(self._thinned)
@@ -213,7 +215,7 @@ class TaskVectors(Linear):
         thresholds = np.array([thinned.threshold for thinned in self._thinned], np.int64)
         scales = np.array([thinned.scale for thinned in self._thinned], np.float32)
         self._conflicts += run(
-            "add_task_vectors", self._task.dtype, inputs, models, inputs.shape[1], thresholds, ties, masks, masks.shape[1],
+            "add_task_vectors", self._task.dtype, addresses(inputs), models, thresholds, ties, masks, masks.shape[1],
             scales, self._weights, self._consensus, self._divisor(), self._task.parameters["lambda"], merged, len(merged),
             spare(models + 4))
         for thinned, left in zip(self._thinned, ties, strict=True):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from biomistral.merging.fused.measures import add, copy
 from biomistral.merging.fused.steps import bits, compiled, rounded, stored, value
@@ -11,22 +12,22 @@ from biomistral.merging.fused.thinning import weigh
 
 
 @compiled
-def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales: Any, weights: Any, consensus: int,
+def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, scales: Any, weights: Any, consensus: int,
                      divisor: Any, scale: Any, merged: Any, spare: Any) -> int:
     """Thin the task vectors, scale and weigh them, and `methods.add_task_vectors`; returns how many elements had a conflict.
 
-    Rows of ``inputs`` after the first, the base, have one entry each in the other arrays; ``divisor`` 0 divides by the weights
+    Rows after the first, the base, have one entry each in the other arrays; ``divisor`` 0 divides by the weights
     of those that stayed.
     """
     models, conflicts = len(weights), 0
     for start in range(0, len(merged), TILE):
         end = min(start + TILE, len(merged))
-        size, base = end - start, inputs[0, start:end]
+        size, base = end - start, carray(rows[0], end)[start:]
         total, kept, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
                                     spare[models + 3, :size])
         for i in range(models):
             vector = spare[i, :size]
-            weigh(vector, inputs[1 + i, start:end], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
+            weigh(vector, carray(rows[1 + i], end)[start:], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
                   weights[i])
             if i == 0:
                 copy(total, vector)  # not added to 0, which would make -0 positive
