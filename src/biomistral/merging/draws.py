@@ -6,8 +6,8 @@ from biomistral.merging.blocks import BLOCK
 from biomistral.merging.floats import Float
 from biomistral.merging.fused.native import run, spare
 
-_KEPT_UP_TO = 1 << 28
-"""Elements of a tensor whose masks are kept: 32 MB of bits."""
+_KEPT_UP_TO = 1 << 25
+"""Elements of a tensor whose masks are kept, a byte each; those of larger ones are drawn again."""
 
 
 def dare_mask(key: int, start: int, density: float, mask: np.ndarray) -> int:
@@ -25,22 +25,18 @@ def dare_mask(key: int, start: int, density: float, mask: np.ndarray) -> int:
 
 
 class Draws:
-    """The masks of one tensor of one model, chunk by chunk.
-
-    With ``twice``, masks of the first reading are kept for the second, a bit an element: that takes a third of drawing them.
-    """
+    """The masks of one tensor of one model, chunk by chunk; with ``twice`` those of the first reading are kept for the second."""
 
     def __init__(self, key: int, density: float, numel: int, twice: bool) -> None:
         self._key, self._density, self._keeps = key, density, twice and numel <= _KEPT_UP_TO
-        self._drawn: dict[int, tuple[int, np.ndarray]] = {}
+        self._drawn: dict[int, tuple[np.ndarray, int]] = {}
 
-    def fill(self, mask: np.ndarray, start: int) -> int:
-        """Fill ``mask`` (uint8) for the elements from ``start`` on, 1 where one stays; how many do."""
+    def mask(self, start: int, count: int) -> tuple[np.ndarray, int]:
+        """1 (uint8) where an element from ``start`` on stays, else 0; and how many do."""
         if start in self._drawn:
-            kept, bits = self._drawn.pop(start)
-            mask[:] = np.unpackbits(bits, count=len(mask))
-            return kept
+            return self._drawn.pop(start)
+        mask: np.ndarray = np.empty(count, np.uint8)
         kept = dare_mask(self._key, start, self._density, mask)
         if self._keeps:
-            self._drawn[start] = kept, np.packbits(mask)
-        return kept
+            self._drawn[start] = mask, kept
+        return mask, kept

@@ -1,7 +1,7 @@
 """Who does a tensor's arithmetic: compiled loops, or PyTorch on a CPU or a GPU. The bits are the same."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from biomistral.merging.catalogue import DEFAULT, Variants
 from biomistral.merging.fused import operators as fused
 from biomistral.merging.fused.native import prepare
 from biomistral.merging.planned import PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.progress import log
 
 _WORTH_SAYING_S = 2.0
@@ -29,11 +30,11 @@ class Operator(Protocol):
     passes: int
     unit: int
 
-    def observe(self, number: int, inputs: Sequence[np.ndarray], start: int) -> None: ...
+    def observe(self, number: int, inputs: Rows, start: int) -> None: ...
 
     def settle(self, number: int) -> None: ...
 
-    def apply(self, inputs: Sequence[np.ndarray], start: int) -> np.ndarray:
+    def apply(self, inputs: Rows, start: int) -> np.ndarray:
         """The result's elements from ``start`` on, as they are stored; valid until the next ones are asked for."""
 
     def facts(self) -> dict[str, Any]: ...

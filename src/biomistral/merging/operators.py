@@ -1,7 +1,6 @@
 """All merge methods by PyTorch, over a tensor that comes in chunks: what `fused` has no loops for, and what a GPU does."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.kernels import block_dots
 from biomistral.merging.multislerp import MultiSlerp
 from biomistral.merging.planned import PlannedInput, PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.merging.sce import Sce
 from biomistral.merging.tensors import as_array, as_tensor
 from biomistral.merging.thinning import Band, Drop, Prune, Trim, TrimAt, Whole
@@ -131,16 +131,16 @@ class OnTorch:
         self._task, self._operator, self._device = task, operator, device if type(operator) in _ON_ANY_DEVICE else "cpu"
         self.passes, self.unit = operator.passes, operator.unit
 
-    def _tensors(self, inputs: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    def _tensors(self, inputs: Rows) -> list[torch.Tensor]:
         return [as_tensor(row.copy(), self._task.dtype).to(self._device) for row in inputs]
 
-    def observe(self, number: int, inputs: Sequence[np.ndarray], start: int) -> None:
+    def observe(self, number: int, inputs: Rows, start: int) -> None:
         self._operator.observe(number, self._tensors(inputs), start)
 
     def settle(self, number: int) -> None:
         self._operator.settle(number)
 
-    def apply(self, inputs: Sequence[np.ndarray], start: int) -> np.ndarray:
+    def apply(self, inputs: Rows, start: int) -> np.ndarray:
         merged = self._operator.apply(self._tensors(inputs), start)
         return as_array(merged.to(self._task.out_dtype.torch))
 

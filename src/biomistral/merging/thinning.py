@@ -166,8 +166,7 @@ class Drop(Thinned):
         self._draws = Draws(key, density, numel, twice=self.passes > 0)
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        mask: np.ndarray = np.empty(delta.numel(), np.uint8)
-        self._draws.fill(mask, start)
+        mask, _ = self._draws.mask(start, delta.numel())
         return torch.from_numpy(mask.view(np.bool_)).to(delta.device)
 
 

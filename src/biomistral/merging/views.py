@@ -7,6 +7,7 @@ import numpy as np
 from biomistral.merging.checkpoint import Reader
 from biomistral.merging.floats import Float, converted
 from biomistral.merging.planned import PlannedTensor
+from biomistral.merging.rows import Rows
 
 
 class View(Protocol):
@@ -27,10 +28,10 @@ class View(Protocol):
     def read(self, reader: Reader, slot: int, start: int, count: int) -> np.ndarray: ...
 
 
-def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> list[np.ndarray]:
+def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> Rows:
     """Elements ``start`` to ``start + count`` of every input, in the type the merge computes in; not to be written to, and valid
     until they are read again."""
-    found = []
+    found = Rows()
     for slot, source in enumerate(task.inputs):
         part = (source.view.read(reader, slot, start, count) if source.view is not None
                 else reader.read(slot, source.tensor, source.stored, start, count))

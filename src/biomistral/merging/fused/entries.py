@@ -47,9 +47,9 @@ def norms(row: Any, base: Any, count: int, threshold: int, ties: Any, mask: Any,
                           carray(found, (blocks, 2)), carray(spare, (2, BLOCK)))
 
 
-def add_task_vectors(rows: Any, models: int, thresholds: Any, ties: Any, masks: Any, masked: int, scales: Any,
+def add_task_vectors(rows: Any, models: int, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any,
                      weights: Any, consensus: int, divisor: float, scale: float, merged: Any, count: int, spare: Any) -> int:
     return vectors.add_task_vectors(
-        rows, carray(thresholds, models), carray(ties, models), carray(masks, (models, masked)),
+        rows, carray(thresholds, models), carray(ties, models), masks, carray(masked, models),
         carray(scales, models), carray(weights, models), consensus, divisor, scale, carray(merged, count),
         carray(spare, (models + 4, BLOCK)))

@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,41 +20,37 @@ import numpy as np
 from biomistral.files import cache_folder
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.floats import Float
+from biomistral.merging.rows import address
 
 SIGNATURES = {
     "peaks": "RiiI", "drift": "RiiiiFiF", "block_dots": "RiFiF", "linear": "RiFfviF", "interpolate": "Rffvi",
-    "histogram": "vviiIiF", "draw": "BiiiiiF", "norms": "vviiIBiFiF", "add_task_vectors": "RiIIBiFFiffviF"}
+    "histogram": "vviiIiF", "draw": "BiiiiiF", "norms": "vviiIBiFiF", "add_task_vectors": "RiIIMIFFiffviF"}
 """Arguments of every loop in `entries`: pointers to values as they are stored (v), to float32 (F), int64 (I) and uint8 (B), to
-such pointers to values (R); an int64 (i), a float32 (f). All return an int64."""
+such pointers to values (R) and to uint8 (M); an int64 (i), a float32 (f). All return an int64."""
 
 _C: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float}
 _SOURCES = ("entries", "measures", "steps", "sums", "thinning", "vectors", "drawing")
 _lock = threading.Lock()
-_first_byte: Callable[[Any], Any] = ctypes.c_char.from_buffer
-_addressof = ctypes.addressof
 
 
 def run(name: str, dtype: Float, *arguments: Any) -> int:
     """Run a loop over values of a type, without Python's lock; arrays are contiguous and stay where they are."""
-    return _loop(name, dtype)(*[_address(one) if isinstance(one, np.ndarray) else one for one in arguments])
-
-
-def addresses(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Pointers to rows, as loops take them; good for as long as the rows are."""
-    found: np.ndarray = np.array([_address(row) for row in rows], np.int64)
-    return found
-
-
-def _address(array: np.ndarray) -> int:
-    """Where a contiguous array begins; by way of ctypes in a fifth of the time that numpy takes."""
-    if not array.flags.writeable:
-        return int(array.ctypes.data)
-    return _addressof(_first_byte(array)) if array.size else 0
+    return _loop(name, _typed(name, dtype))(*[address(one) if isinstance(one, np.ndarray) else one for one in arguments])
 
 
 def prepare(name: str, dtype: Float) -> None:
     """Have a loop compiled and loaded before it is needed."""
-    _loop(name, dtype)
+    _loop(name, _typed(name, dtype))
+
+
+def _typed(name: str, dtype: Float) -> Float:
+    """The type a loop is compiled for: the same for all where it takes no values of one."""
+    return dtype if _takes_values(name) else Float.F32
+
+
+@cache
+def _takes_values(name: str) -> bool:
+    return not {"v", "R"}.isdisjoint(SIGNATURES[name])
 
 
 def spare(rows: int) -> np.ndarray:
@@ -132,7 +128,8 @@ def _compile(name: str, dtype: Float) -> bytes:
 
     stored = types.uint16 if dtype is Float.BF16 else types.float32
     kinds = {"v": types.CPointer(stored), "R": types.CPointer(types.CPointer(stored)), "F": types.CPointer(types.float32),
-             "I": types.CPointer(types.int64), "B": types.CPointer(types.uint8), "i": types.int64, "f": types.float32}
+             "I": types.CPointer(types.int64), "B": types.CPointer(types.uint8),
+             "M": types.CPointer(types.CPointer(types.uint8)), "i": types.int64, "f": types.float32}
     made = cfunc(types.int64(*(kinds[kind] for kind in SIGNATURES[name])), error_model="numpy")(getattr(entries, name))
     module = llvm.parse_assembly(made.inspect_llvm().replace(made.native_name, _symbol(name, dtype)))
     module.link_in(llvm.parse_assembly(_without_numba(module)))

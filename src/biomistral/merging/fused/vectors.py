@@ -12,12 +12,12 @@ from biomistral.merging.fused.thinning import weigh
 
 
 @compiled
-def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, scales: Any, weights: Any, consensus: int,
+def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any, weights: Any, consensus: int,
                      divisor: Any, scale: Any, merged: Any, spare: Any) -> int:
     """Thin the task vectors, scale and weigh them, and `methods.add_task_vectors`; returns how many elements had a conflict.
 
-    Rows after the first, the base, have one entry each in the other arrays; ``divisor`` 0 divides by the weights
-    of those that stayed.
+    Rows after the first, the base, have one entry each in the other arrays; a model has a mask for all elements or, as ``masked``
+    says, for none. ``divisor`` 0 divides by the weights of those that stayed.
     """
     models, conflicts = len(weights), 0
     for start in range(0, len(merged), TILE):
@@ -26,9 +26,8 @@ def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, scales: 
         total, kept, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
                                     spare[models + 3, :size])
         for i in range(models):
-            vector = spare[i, :size]
-            weigh(vector, carray(rows[1 + i], end)[start:], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
-                  weights[i])
+            vector, mask = spare[i, :size], carray(masks[i], min(end, masked[i]))[start:]
+            weigh(vector, carray(rows[1 + i], end)[start:], base, thresholds[i], ties[i:i + 1], mask, scales[i], weights[i])
             if i == 0:
                 copy(total, vector)  # not added to 0, which would make -0 positive
             else:
