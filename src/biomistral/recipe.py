@@ -85,6 +85,7 @@ class Machine(Settings):
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
     ignore_memory: bool = Field(False, description="train even where the plan needs more memory than there is")
     speed: bool = Field(False, description="measure a quantised model's memory and speed too, in processes of their own")
+    cache: str = Field("", description="folder in which answers are kept and found again, by the hashes of weights and prompts")
     requests: Requests = Field(default_factory=Requests, description="how a server is asked")
 
 

@@ -15,7 +15,9 @@ from biomistral import __version__, ranks
 from biomistral.cli.common import (
     COMMON,
     REQUESTS,
+    Cache,
     Device,
+    Executor,
     IgnoreMemory,
     Json,
     LogTo,
@@ -124,7 +126,7 @@ add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
 add_quantize(app)
 add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)},
-          "model", [*COMMON, *REQUESTS])
+          "model", [*COMMON, parameter("executor", Executor, "local"), parameter("cache", Cache, ""), *REQUESTS])
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
 

@@ -23,6 +23,8 @@ LogTo = Annotated[list[str], typer.Option(
     "--log-to", help="where a training's rows go besides metrics.jsonl [any of tensorboard,trackio,wandb; repeatable]")]
 IgnoreMemory = Annotated[bool, typer.Option(
     "--ignore-memory", help="train even where the plan needs more memory than there is")]
+Cache = Annotated[str, typer.Option(
+    "--cache", help="folder in which answers are kept and found again, by the hashes of weights and prompts; never by name")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 
@@ -64,10 +66,11 @@ def emit(data: Any, text: str, as_json: bool) -> None:
 
 def run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False,
-              speed: bool = False, requests: dict[str, Any] | None = None) -> None:
+              speed: bool = False, requests: dict[str, Any] | None = None, cache: str = "") -> None:
     """Make an artifact, and say what it holds."""
     artifact = execute(settings, out, machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
-                                              log_to=log_to, ignore_memory=ignore_memory, speed=speed, requests=requests or {}))
+                                              log_to=log_to, ignore_memory=ignore_memory, speed=speed, requests=requests or {},
+                                              cache=cache))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))

@@ -22,4 +22,5 @@ class Answered:
 
 
 Engine = Callable[[Workspace, Sequence[Question]], Answered]
-"""Answers to what the settings of a workspace ask of a benchmark's questions; it keeps in ``parts`` what it can go on from."""
+"""Answers to what the settings of a workspace ask of a benchmark's questions; it keeps in ``parts`` what it can go on from.
+Under torchrun every process calls it, and those that only help do not come back (`ranks.Dismissed`)."""

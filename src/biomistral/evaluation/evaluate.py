@@ -45,7 +45,7 @@ def evaluate(work: Workspace) -> None:
         log.warning(warning)
     write_json(work.path / "results.json", {"model": answered.facts, "benchmark": benchmark, "protocols": protocols,
                                             "warnings": found, "left_out": [list(one) for one in answered.left_out]})
-    shutil.rmtree(work.path / "parts")
+    shutil.rmtree(work.path / "parts", ignore_errors=True)  # a cache has them elsewhere
     tasks = dict.fromkeys(row["task"] for row in rows)
     work.counts = {"answers": len(rows), "questions": len({row["question"] for row in rows}), "tasks": len(tasks)}
     work.licences = Counter(entry["licence"] for task, entry in about.get("tasks", {}).items()

@@ -1,18 +1,23 @@
 """The local engine: a model folder, computed here."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 
+from biomistral import ranks
 from biomistral.artifact import Workspace, input_key
 from biomistral.evaluation.answered import Answered
-from biomistral.evaluation.answering import answer_all
+from biomistral.evaluation.answering import Compute, answer_all, model_digest, parts_of
+from biomistral.evaluation.computing import Computer
 from biomistral.evaluation.plan import make_plan
+from biomistral.evaluation.spreading import Loading, among_ranks, help_first, on_ray
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_model, load_tokenizer, num_parameters, pick_device
-from biomistral.recipe import canonical_hash
+from biomistral.models.load import load_tokenizer, num_parameters, own_device
+from biomistral.recipe import Machine, canonical_hash
 from biomistral.records import Question
-from biomistral.scoring.engine import Engine
+from biomistral.scoring.engine import batch_tokens
 from biomistral.scoring.groups import context_length
 from biomistral.scoring.prompts import PROTOCOLS
 
@@ -29,15 +34,29 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     plan = make_plan(questions, settings, tokenizer, context_length(config))
     name = settings.name or folder.absolute().name
-    device = pick_device(work.machine.device)
-    model = load_model(folder, pick_dtype(settings.dtype, device), device)
+    device = own_device(work.machine.device)
+    dtype = pick_dtype(settings.dtype, device)
+    budget = settings.max_batch_tokens or batch_tokens(device)
+    loading, digest = Loading(folder, dtype, device, budget), model_digest(folder)
+    parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type))
+    if not ranks.leads():
+        help_first(loading.computer, parts)
+    computer = loading.computer()
+    model = computer.engine.model
     facts = {"name": name, "key": input_key(folder), "parameters": num_parameters(model),
              "dtype": str(model.dtype).removeprefix("torch."),
              "quantization": (config.get("quantization_config") or {}).get("quant_method")}
-    rows = list(answer_all(work.path / "parts", plan.groups, Engine(model, settings.max_batch_tokens), tokenizer, name))
     if tokenizer.chat_template and any(PROTOCOLS[protocol].chat for protocol in settings.protocols):
         facts["chat_template"] = canonical_hash(tokenizer.chat_template)
-    return Answered(facts, rows, plan.left_out)
+    kept = Path(work.machine.cache) / digest[:16] if work.machine.cache else work.path / "parts"
+    with _spread(computer, loading, work.machine) as compute:
+        rows = list(answer_all(kept, parts, compute, name))
+    return Answered(facts, rows, plan.left_out, asked={"batches_halved": computer.halvings})
+
+
+def _spread(computer: Computer, loading: Loading, machine: Machine) -> AbstractContextManager[Compute]:
+    """Who computes: a Ray cluster, the processes of torchrun, or this one alone."""
+    return on_ray(loading, machine) if machine.executor == "ray" else nullcontext(among_ranks(computer))
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

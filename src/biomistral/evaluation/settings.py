@@ -14,6 +14,7 @@ class EvaluateSettings(StageSettings):
     kind: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.evaluation.evaluate:evaluate"
+    together: ClassVar[bool] = True
 
     engine: Literal["local", "api"] = Field(
         "local", description="local: a model folder, computed here; api: a server that speaks OpenAI's protocol (--url)")

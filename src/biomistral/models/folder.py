@@ -12,6 +12,7 @@ from biomistral.errors import UserError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
                       "chat_template.jinja", "chat_template.json", "generation_config.json")
+MODEL_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.gguf")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

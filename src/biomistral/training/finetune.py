@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace, input_key
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_model, load_tokenizer
+from biomistral.models.load import load_model, load_tokenizer, own_device
 from biomistral.models.skeleton import weightless
 from biomistral.models.stored import StoredWeights, open_model
 from biomistral.training.compute.compiled import check_compiler
@@ -17,7 +17,6 @@ from biomistral.training.foresight.memory import foresee
 from biomistral.training.guard import check_model_folder
 from biomistral.training.loop import Training
 from biomistral.training.output import give_weights, pass_on_licences, write_model
-from biomistral.training.parallel import own_device
 from biomistral.training.settings import LoraSettings
 from biomistral.training.start import train
 from biomistral.training.watching.sinks import check_sinks

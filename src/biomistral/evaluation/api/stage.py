@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from biomistral import ranks
 from biomistral.artifact import Workspace
 from biomistral.endpoint.account import Account
 from biomistral.endpoint.place import find
@@ -23,6 +24,10 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
         UserError: the server cannot be used, refuses a question, or would cost more than it may; likelihoods are asked of one
             that gives none.
     """
+    if not ranks.leads():
+        raise ranks.Dismissed  # one process keeps a server busy
+    if work.machine.cache:
+        raise UserError("--cache: finds answers by the hash of a model's weights, which nobody knows of a server; leave it out")
     settings, use = work.settings, work.machine.requests
     asks = list(asks_of(questions, settings))
     place, account = find(settings.url, use.key_env), Account.of(use)
