@@ -39,7 +39,7 @@ from biomistral.run import execute
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "api.json"
-QUESTIONS = 24
+QUESTIONS = 16
 PROTOCOLS = ["letters-0shot", "medconceptsqa-0shot", "chat-0shot", "generate-0shot"]
 Rows = dict[tuple[str, str], dict[str, Any]]
 
@@ -110,13 +110,20 @@ def crowds() -> dict[str, Any]:
     return found
 
 
+def save(name: str, found: dict[str, Any]) -> None:
+    """Keep what was found beside what an earlier run found."""
+    kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps({**kept, name: found}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(name, json.dumps(found, indent=1, ensure_ascii=False))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-python", help="a Python that has xllamacpp")
     parser.add_argument("--serve-python", help="a Python that has transformers, fastapi, uvicorn and openai")
     options = parser.parse_args()
     os.environ.update(no_proxy="127.0.0.1", HF_HUB_OFFLINE="1")
-    found: dict[str, Any] = {"crowds": crowds()}
+    save("crowds", crowds())
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         execute(ModelSettings(source=Input("embedded:smollm2-135m-instruct")), folder / "model")
@@ -128,15 +135,15 @@ def main() -> None:
             command = [options.llama_python, str(HERE / "peers" / "llama_server.py"), str(made / f"model-{kind}.gguf")]
             with serving(command) as url:
                 there, warnings = ask(folder, f"llama-{kind}", "m", PROTOCOLS, url)
-            found[f"llama.cpp {kind}"] = {**compared(here, there), "warnings": [one for one in warnings if "likeliest" in one]}
+            said = [one for one in warnings if "likeliest" in one]
+            save(f"llama.cpp {kind}", {**compared(here, there), "warnings": said})
         if options.serve_python:
             command = [options.serve_python, "-m", "transformers.cli.transformers", "serve", str(folder / "model"), "--device",
                        "cpu", "--dtype", "float32", "--port", "8765", "--host", "127.0.0.1"]
             with serving(command, "http://127.0.0.1:8765") as url:
                 there, warnings = ask(folder, "serve", str(folder / "model"), ["medconceptsqa-0shot", "generate-0shot"], url)
-            found["transformers serve"] = {**compared(here, there), "warnings": [one for one in warnings if "instead" in one]}
-    RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    print(json.dumps(found, indent=1, ensure_ascii=False))
+            said = [one for one in warnings if "instead" in one]
+            save("transformers serve", {**compared(here, there), "warnings": said})
 
 
 if __name__ == "__main__":

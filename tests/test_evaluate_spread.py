@@ -15,6 +15,7 @@ from biomistral.recipe import Machine
 from biomistral.records import Question, read_rows, write_questions
 from biomistral.run import execute
 from biomistral.scoring.engine import Engine
+from biomistral.training.settings import FinetuneSettings
 from forked import together
 from tiny import make_model
 
@@ -138,6 +139,30 @@ def test_the_digest_is_of_what_decides_answers(place, tmp_path):
     assert model_digest(tmp_path / "copy") == model_digest(place / "pico")
     (tmp_path / "copy" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     assert model_digest(tmp_path / "copy") != model_digest(place / "pico")
+
+
+def test_an_adapter_is_put_on_its_model(place, tmp_path):
+    """The very adapter's model answers as the model it was merged into."""
+    examples = [{"prompt": f"What is E{number}? ", "completion": "fever" if number % 2 else "cough"} for number in range(8)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, examples)))
+    execute(FinetuneSettings(model=str(place / "pico"), train=str(tmp_path / "train.jsonl"), max_steps=4, learning_rate=0.02,
+                             batch_sequences=2, sequence_length=64), tmp_path / "tuned")
+    adapter = str(tmp_path / "tuned" / "adapter")
+    execute(settings(place, adapter=adapter, protocols=["letters-0shot"]), tmp_path / "on")
+    execute(settings(place, model=str(tmp_path / "tuned"), protocols=["letters-0shot"]), tmp_path / "merged")
+    execute(settings(place, protocols=["letters-0shot"]), tmp_path / "without")
+    on, merged, without = (rows_of(tmp_path / name) for name in ("on", "merged", "without"))
+    for mine, other, base in zip(on, merged, without, strict=True):
+        assert mine["probabilities"] == pytest.approx(other["probabilities"], abs=1e-3)  # merged weights are rounded
+        assert mine["probabilities"] != pytest.approx(base["probabilities"], abs=2e-3)
+    assert {row["model"] for row in on} == {"pico+adapter"}
+    with pytest.raises(UserError, match="it is an adapter: name the model it was trained on, and evaluate with --adapter"):
+        execute(settings(place, model=adapter), tmp_path / "no")
+    make_model(tmp_path / "other", seed=5, vocab_size=500)
+    with pytest.raises(UserError, match="an adapter for another base: trained on"):
+        execute(settings(place, model=str(tmp_path / "other"), adapter=adapter), tmp_path / "no")
+    with pytest.raises(UserError, match=r"not an adapter folder: it has no adapter_config\.json"):
+        execute(settings(place, adapter=str(place / "pico")), tmp_path / "no")
 
 
 def torchrun(size, folder, chosen, machine=None):

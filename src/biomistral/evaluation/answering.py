@@ -56,10 +56,12 @@ Compute = Callable[[Sequence[Part]], Iterator[list[Row]]]
 """The rows of some parts, in their order."""
 
 
-def model_digest(folder: Path) -> str:
-    """What decides a model's answers: hash of its weights, config and tokenizer, however the folder is called."""
-    files = {file for pattern in (*MODEL_PATTERNS, *TOKENIZER_PATTERNS) for file in folder.glob(pattern) if file.is_file()}
-    return canonical_hash({file.name: file_digest(file) for file in files})
+def model_digest(*folders: Path | None) -> str:
+    """What decides a model's answers: hash of its weights, config and tokenizer (and of an adapter), however the folders are
+    called."""
+    patterns = (*MODEL_PATTERNS, *TOKENIZER_PATTERNS)
+    found = [{file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} for folder in folders if folder]
+    return canonical_hash([{file.name: file_digest(file) for file in files} for files in found])
 
 
 def parts_of(groups: Sequence[Group], budget: int, about: Sequence[str]) -> list[Part]:

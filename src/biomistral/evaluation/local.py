@@ -13,6 +13,7 @@ from biomistral.evaluation.answering import Compute, answer_all, model_digest, p
 from biomistral.evaluation.computing import Computer
 from biomistral.evaluation.plan import make_plan
 from biomistral.evaluation.spreading import Loading, among_ranks, help_first, on_ray
+from biomistral.models.adapter import check_adapter, check_base
 from biomistral.models.folder import read_config
 from biomistral.models.load import load_tokenizer, num_parameters, own_device
 from biomistral.recipe import Machine, canonical_hash
@@ -33,17 +34,22 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     settings, folder = work.settings, work.locate(work.settings.model)
     config, tokenizer = read_config(folder), load_tokenizer(folder)
     plan = make_plan(questions, settings, tokenizer, context_length(config))
-    name = settings.name or folder.absolute().name
+    adapter = settings.adapter and work.locate(settings.adapter)
+    if adapter:
+        check_adapter(adapter)
+        check_base(adapter, settings.model, input_key(folder))
+    name = settings.name or "+".join(one.absolute().name for one in (folder, adapter) if one)
     device = own_device(work.machine.device)
     dtype = pick_dtype(settings.dtype, device)
     budget = settings.max_batch_tokens or batch_tokens(device)
-    loading, digest = Loading(folder, dtype, device, budget), model_digest(folder)
+    loading, digest = Loading(folder, dtype, device, budget, adapter), model_digest(folder, adapter)
     parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type))
     if not ranks.leads():
         help_first(loading.computer, parts)
     computer = loading.computer()
     model = computer.engine.model
-    facts = {"name": name, "key": input_key(folder), "parameters": num_parameters(model),
+    key = canonical_hash([input_key(folder), input_key(adapter)]) if adapter else input_key(folder)
+    facts = {"name": name, "key": key, "parameters": num_parameters(model),
              "dtype": str(model.dtype).removeprefix("torch."),
              "quantization": (config.get("quantization_config") or {}).get("quant_method")}
     if tokenizer.chat_template and any(PROTOCOLS[protocol].chat for protocol in settings.protocols):

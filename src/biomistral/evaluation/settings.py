@@ -20,6 +20,7 @@ class EvaluateSettings(StageSettings):
         "local", description="local: a model folder, computed here; api: a server that speaks OpenAI's protocol (--url)")
     model: Input = Field(description="the model folder to evaluate; with --engine api the name that the server has for it",
                          json_schema_extra={"argument": True})
+    adapter: Input | None = Field(None, description="LoRA adapter (peft's format) that is put on the model")
     url: str = Field("", description="of --engine api: the server, e.g. http://localhost:8000/v1")
     top_logprobs: int = Field(20, ge=1, description="of --engine api: how many of the likeliest tokens letters are looked for in")
     benchmark: Input = Field(description="benchmark folder, or a questions file (.parquet, .jsonl)")
@@ -47,6 +48,8 @@ class EvaluateSettings(StageSettings):
         if (self.engine == "api") != bool(self.url):
             raise ValueError("engine api needs a url, e.g. http://localhost:8000/v1" if self.engine == "api" else
                              "a url is for engine api, and the engine is local")
+        if self.engine == "api" and self.adapter is not None:
+            raise ValueError("an adapter is for engine local; a server has it under a name of its own")
         if self.engine == "api" and self.too_long == "fewer-shots":
             raise ValueError("too_long fewer-shots needs the model's tokenizer, which engine api has not; choose refuse or drop")
         return self

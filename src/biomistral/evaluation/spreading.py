@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from biomistral import ranks
 from biomistral.evaluation.answering import Compute, Part
 from biomistral.evaluation.computing import Computer
 from biomistral.executor import executor
+from biomistral.models.adapter import put_on
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Machine
 from biomistral.scoring.engine import Engine
@@ -26,9 +27,12 @@ class Loading:
     dtype: torch.dtype
     device: torch.device
     budget: int
+    adapter: Path | None = None
 
     def computer(self) -> Computer:
         model = load_model(self.folder, self.dtype, self.device)
+        if self.adapter is not None:
+            model = put_on(model, self.adapter)
         return Computer(Engine(model, self.budget), load_tokenizer(self.folder))
 
 
@@ -68,7 +72,8 @@ def on_ray(loading: Loading, machine: Machine) -> Iterator[Compute]:
     Raises:
         UserError: see `executor`.
     """
-    on_worker = Loading(loading.folder.absolute(), loading.dtype, torch.device(loading.device.type), loading.budget)
+    on_worker = replace(loading, folder=loading.folder.absolute(), device=torch.device(loading.device.type),
+                        adapter=loading.adapter and loading.adapter.absolute())
     with executor(_on_worker, on_worker, machine, gpus=int(loading.device.type == "cuda")) as apply:
         yield lambda parts: apply(part.alone() for part in parts)
 
