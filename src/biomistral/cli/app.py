@@ -81,7 +81,7 @@ def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> 
 
 
 def _show_scores(folders: list[Path], as_json: bool) -> None:
-    if as_json:
+    if as_json or not ranks.leads():
         return
     from biomistral.evaluation import table
 
