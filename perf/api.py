@@ -3,8 +3,9 @@
     python perf/api.py [--llama-python VENV/bin/python] [--serve-python VENV/bin/python]
 
 The same questions (MedConceptsQA, ICD-10-CM, hard) by the quickstart's model, in float32 here, as an F32 and an F16 file in
-llama.cpp's own server, and in `transformers serve`, which gives no log-probabilities. Then 4,000 requests at a server of the
-tests that takes half a second for each, in another process, with 16 to 1,000 in flight. Written to results/api.json.
+llama.cpp's own server, and in `transformers serve`, which gives no log-probabilities. Then requests at the tests' server, in
+another process, 16 to 4,000 of them in flight: it takes so long for each that it could answer 100 a second. Written to
+results/api.json.
 
 The environments: ``pip install xllamacpp``; ``pip install transformers torch fastapi uvicorn openai``.
 """
@@ -89,12 +90,12 @@ def compared(here: Rows, there: Rows) -> dict[str, Any]:
 
 
 def crowds() -> dict[str, Any]:
-    """Seconds and CPU seconds of this process for 4,000 requests that take half a second each."""
+    """CPU of this process a request, and requests a second, at servers that take so long that 100 a second would be served."""
     found = {}
-    script, state = HERE.parent / "tests" / "completions_server.py", json.dumps({"delay": 0.5})
-    for concurrency in (16, 100, 1000):
-        count = min(4000, concurrency * 20)
-        with serving([sys.executable, str(script), state]) as port:
+    script = HERE.parent / "tests" / "completions_server.py"
+    for concurrency in (16, 100, 1000, 4000):
+        count = max(1000, 2 * concurrency)
+        with serving([sys.executable, str(script), json.dumps({"delay": concurrency / 100})]) as port:
             body = {"model": "m", "max_tokens": 1, "logprobs": 5}
             requests = [Request(str(n), "completions", {**body, "prompt": f"{n} {'word ' * 100}"}, 100, 1, read_letters)
                         for n in range(count)]
@@ -105,7 +106,6 @@ def crowds() -> dict[str, Any]:
             assert len(got) == count
             seconds, cpu = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_utime - used
             found[str(concurrency)] = {"requests": count, "requests_per_second": count / seconds,
-                                       "of_what_the_delay_allows": count / seconds / (concurrency / 0.5),
                                        "cpu_ms_a_request": 1000 * cpu / count}
     return found
 
