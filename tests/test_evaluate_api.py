@@ -222,6 +222,15 @@ def test_likelihoods_need_echo(serve, bench, tmp_path):
         run(place, bench, tmp_path / "no", ["letters-0shot", "cloze-sum"])
 
 
+def test_more_fields_of_a_request(serve, bench, tmp_path):
+    with serve() as place:
+        run(place, bench, tmp_path / "out", ["letters-0shot"], body={"seed": "7", "temperature": "null", "user": '"é"'})
+        bodies = [json.loads(body) for body in place.log()["answered"]]
+    assert all((body["seed"], body["user"]) == (7, "é") and "temperature" not in body for body in bodies)
+    with pytest.raises(ValueError, match="seed=x: JSON was expected"):
+        EvaluateSettings(model="m", benchmark="b", body={"seed": "x"})
+
+
 def test_prompts_too_long_for_the_server_are_left_out(serve, bench, tmp_path):
     lengths = sorted(len(build_prompt(question, [], PROTOCOLS["letters-0shot"])) for question in make_questions()[4:])
     with serve(longest=lengths[5]) as place:

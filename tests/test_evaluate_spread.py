@@ -186,6 +186,9 @@ def test_torchrun_goes_on_where_one_was_cut_off(place, done, tmp_path):
     torchrun(2, tmp_path, settings(place), Machine(cache=str(tmp_path / "cache")))
     assert rows_of(tmp_path / "out", "seconds") == done
     assert sorted((tmp_path / "cache").rglob("*.parquet")) == parts
+    shutil.rmtree(tmp_path / "out")
+    torchrun(2, tmp_path, settings(place), Machine(cache=str(tmp_path / "cache")))  # nothing is left to compute
+    assert rows_of(tmp_path / "out", "seconds") == done
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")

@@ -45,7 +45,7 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     loading, digest = Loading(folder, dtype, device, budget, adapter), model_digest(folder, adapter)
     parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type))
     if not ranks.leads():
-        help_first(loading.computer, parts)
+        help_first(loading.computer, parts, work.machine)
     computer = loading.computer()
     model = computer.engine.model
     key = canonical_hash([input_key(folder), input_key(adapter)]) if adapter else input_key(folder)

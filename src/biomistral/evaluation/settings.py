@@ -1,5 +1,6 @@
 """Settings of the ``evaluate`` and ``select`` stages."""
 
+import json
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -22,6 +23,9 @@ class EvaluateSettings(StageSettings):
                          json_schema_extra={"argument": True})
     adapter: Input | None = Field(None, description="LoRA adapter (peft's format) that is put on the model")
     url: str = Field("", description="of --engine api: the server, e.g. http://localhost:8000/v1")
+    body: dict[str, str] = Field(default_factory=dict, description=(
+        "of --engine api: more fields of every request, as JSON, e.g. seed=1 or "
+        "chat_template_kwargs={\"enable_thinking\":false}; null takes a field out"))
     top_logprobs: int = Field(20, ge=1, description="of --engine api: how many of the likeliest tokens letters are looked for in")
     benchmark: Input = Field(description="benchmark folder, or a questions file (.parquet, .jsonl)")
     protocols: list[AskedProtocolName] = Field(
@@ -43,11 +47,23 @@ class EvaluateSettings(StageSettings):
         """A name on a server is no input: nothing lies here whose content could be hashed."""
         return str(name) if found.data.get("engine") == "api" else name
 
+    @field_validator("body")
+    @classmethod
+    def _json(cls, body: dict[str, str]) -> dict[str, str]:
+        for name, value in body.items():
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={value}: JSON was expected, e.g. 1, true, \"a word\" or null") from error
+        return body
+
     @model_validator(mode="after")
     def _reachable(self) -> "EvaluateSettings":
         if (self.engine == "api") != bool(self.url):
             raise ValueError("engine api needs a url, e.g. http://localhost:8000/v1" if self.engine == "api" else
                              "a url is for engine api, and the engine is local")
+        if self.engine == "local" and self.body:
+            raise ValueError("body is for engine api, and the engine is local")
         if self.engine == "api" and self.adapter is not None:
             raise ValueError("an adapter is for engine local; a server has it under a name of its own")
         if self.engine == "api" and self.too_long == "fewer-shots":

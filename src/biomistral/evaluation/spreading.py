@@ -43,19 +43,21 @@ def among_ranks(computer: Computer) -> Compute:
     exchange = ranks.Exchange()
 
     def compute(parts: Sequence[Part]) -> Iterator[list[Row]]:
-        exchange.send("missing", [part.key for part in parts])
-        for number, part in enumerate(parts):
-            yield computer.rows(part) if number % ranks.world() == 0 else exchange.take(part.key)
+        exchange.send("missing", [part.key for part in parts])  # at once, even if there are none: the others wait for it
+        return (computer.rows(part) if number % ranks.world() == 0 else exchange.take(part.key)
+                for number, part in enumerate(parts))
 
     return compute
 
 
-def help_first(computer: Callable[[], Computer], parts: Sequence[Part]) -> None:
-    """The part of a process other than the first: every so-manieth of the parts that are missing.
+def help_first(computer: Callable[[], Computer], parts: Sequence[Part], machine: Machine) -> None:
+    """The part of a process other than the first: every so-manieth of the parts that are missing; of what Ray computes, nothing.
 
     Raises:
         Dismissed: always, when they are computed.
     """
+    if machine.executor == "ray":
+        raise ranks.Dismissed
     exchange, by_key = ranks.Exchange(), {part.key: part for part in parts}
     missing = exchange.take("missing", last=False)
     if mine := missing[ranks.rank()::ranks.world()]:

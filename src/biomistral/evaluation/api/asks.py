@@ -62,9 +62,20 @@ def asks_of(questions: Sequence[Question], settings: EvaluateSettings) -> Iterat
             yield Ask(one.protocols, one.shot_set, question, prompt, len(one.shots))
 
 
-def requests_of(ask: Ask, served: str, top: int) -> list[Request]:
+@dataclass(frozen=True)
+class Served:
+    """A model as a server has it: its name there, and fields that all its requests have besides, or (None) have not."""
+
+    name: str
+    more: dict[str, Any]
+
+    def body(self, **fields: Any) -> dict[str, Any]:
+        return {name: value for name, value in {"model": self.name, **fields, **self.more}.items() if value is not None}
+
+
+def requests_of(ask: Ask, served: Served, top: int) -> list[Request]:
     """What is sent for an ask: one request, or one for each option whose likelihood is asked. Nothing is drawn."""
-    body: dict[str, Any] = {"model": served, "max_tokens": ask.protocols[0].longest or 1, "temperature": 0}
+    body = served.body(max_tokens=ask.protocols[0].longest or 1, temperature=0)
     if ask.way == "echo":
         return [_request(ask, {**body, "prompt": ask.prompt + option, "echo": True, "logprobs": 1})
                 for option in cloze_continuations(ask.question, ask.protocols[0])]
@@ -77,4 +88,4 @@ def requests_of(ask: Ask, served: str, top: int) -> list[Request]:
 def _request(ask: Ask, body: dict[str, Any]) -> Request:
     """A request under a key that its content gives: the same question is never sent twice."""
     return Request(canonical_hash([ask.route, body])[:32], ask.route, body, estimated_tokens(body.get("prompt") or ask.prompt),
-                   body["max_tokens"], READERS[ask.way])
+                   ask.protocols[0].longest or 1, READERS[ask.way])

@@ -8,7 +8,7 @@ from biomistral.endpoint.client import RefusedError, Reply, Request
 from biomistral.endpoint.crowd import ask_all
 from biomistral.endpoint.place import Place
 from biomistral.errors import UserError
-from biomistral.evaluation.api.asks import Ask, requests_of
+from biomistral.evaluation.api.asks import Ask, Served, requests_of
 from biomistral.evaluation.api.journal import Journal
 from biomistral.progress import bar, log
 from biomistral.recipe import Requests
@@ -22,7 +22,7 @@ class Server:
     """``drop``: questions whose prompt the server finds too long are left out, their asks' ids in ``long``; else they are an
     error."""
 
-    def __init__(self, place: Place, served: str, use: Requests, account: Account, journal: Journal, drop: bool) -> None:
+    def __init__(self, place: Place, served: Served, use: Requests, account: Account, journal: Journal, drop: bool) -> None:
         self.place, self.served, self.use, self.account, self.journal, self._drop = place, served, use, account, journal, drop
         self.long: set[tuple[str, int, str]] = set()
 
@@ -49,7 +49,7 @@ class Server:
             UserError: see `ask_all`; the server refuses a question.
         """
         waiting = self.requests(asks, top)
-        with bar(f"asking {self.served}", len(waiting)) as progress:
+        with bar(f"asking {self.served.name}", len(waiting)) as progress:
             def deliver(request: Request, reply: Reply) -> None:
                 self.journal.write(request.key, reply)
                 progress.advance()

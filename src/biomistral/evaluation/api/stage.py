@@ -1,5 +1,6 @@
 """The API engine from end to end: what the server can do, everything asked of it, what it answered as rows."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from biomistral.endpoint.account import Account
 from biomistral.endpoint.place import find
 from biomistral.errors import UserError
 from biomistral.evaluation.answered import Answered
-from biomistral.evaluation.api.asks import Ask, asks_of, requests_of
+from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
 from biomistral.evaluation.api.journal import Journal
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
@@ -33,7 +34,8 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     place, account = find(settings.url, use.key_env), Account.of(use)
     journal = Journal(work.path / "parts" / "answers.jsonl", account)
     try:
-        server = Server(place, settings.model, use, account, journal, settings.too_long == "drop")
+        served = Served(settings.model, {name: json.loads(value) for name, value in settings.body.items()})
+        server = Server(place, served, use, account, journal, settings.too_long == "drop")
         server.estimate(asks, settings.top_logprobs)
         sitting, notes = _begin(server, asks, settings.top_logprobs)
         in_words = sitting.ask()
