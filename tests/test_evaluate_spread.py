@@ -94,7 +94,14 @@ def test_other_errors_are_no_lack_of_memory(place, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("protocol", ["letters-0shot", "medconceptsqa-0shot", "cloze-sum", "chat-0shot", "generate-0shot"])
 def test_nan_names_the_question(place, tmp_path, protocol):
-    """One row of the embedding is NaN, and one question holds its token, which is never answered."""
+    damaged(tmp_path)
+    with pytest.raises(UserError, match=r"^question 'the-one': the model computes NaN or infinite logits"):
+        execute(settings(tmp_path, benchmark=str(tmp_path / "q.parquet"), protocols=[protocol], max_batch_tokens=0),
+                tmp_path / "out")
+
+
+def damaged(tmp_path):
+    """A model with a row of NaN in its embedding, and questions of which one holds that token, which is never answered."""
     make_model(tmp_path / "pico", vocab_size=500, tied=False)
     model = load_model(tmp_path / "pico", torch.float32)
     token, = load_tokenizer(tmp_path / "pico")("Ä", add_special_tokens=False)["input_ids"][-1:]
@@ -104,9 +111,6 @@ def test_nan_names_the_question(place, tmp_path, protocol):
     model.save_pretrained(tmp_path / "pico")
     questions = [*make_questions(6), Question(id="the-one", task="t", stem="Is it\nÄ\nor not?", options=("a", "b"), answer="A")]
     write_questions(tmp_path / "q.parquet", questions)
-    with pytest.raises(UserError, match=r"^question 'the-one': the model computes NaN or infinite logits"):
-        execute(settings(tmp_path, benchmark=str(tmp_path / "q.parquet"), protocols=[protocol], max_batch_tokens=0),
-                tmp_path / "out")
 
 
 def test_a_cache_finds_answers_by_weights_and_prompts_never_by_name(place, done, tmp_path, monkeypatch):
@@ -175,6 +179,25 @@ def test_torchrun_gives_the_same_bits(place, done, tmp_path, size):
     torchrun(size, tmp_path, settings(place))
     assert rows_of(tmp_path / "out", "seconds") == done
     torchrun(size, tmp_path, settings(place))  # it is there
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_torchrun_names_the_question_whoever_finds_it(place, tmp_path, size):
+    damaged(tmp_path)
+    chosen = settings(tmp_path, benchmark=str(tmp_path / "q.parquet"), protocols=["letters-0shot"], max_batch_tokens=1)
+    lines = tmp_path / "lines"
+
+    def work(rank):
+        try:
+            execute(chosen, tmp_path / "out")
+        except UserError as error:
+            with lines.open("a") as file:
+                file.write(f"{error}\n")
+            raise SystemExit(2) from error
+
+    codes = together(size, work, tmp_path / "errors")
+    assert codes[0] == 2
+    assert [line[:19] for line in lines.read_text().splitlines()] == ["question 'the-one':"]
 
 
 def test_torchrun_goes_on_where_one_was_cut_off(place, done, tmp_path):

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from biomistral import ranks
+from biomistral.errors import UserError
 from biomistral.evaluation.answering import Compute, Part
 from biomistral.evaluation.computing import Computer
 from biomistral.executor import executor
@@ -44,10 +46,22 @@ def among_ranks(computer: Computer) -> Compute:
 
     def compute(parts: Sequence[Part]) -> Iterator[list[Row]]:
         exchange.send("missing", [part.key for part in parts])  # at once, even if there are none: the others wait for it
-        return (computer.rows(part) if number % ranks.world() == 0 else exchange.take(part.key)
+        return (computer.rows(part) if number % ranks.world() == 0 else _taken(exchange.take(part.key))
                 for number, part in enumerate(parts))
 
     return compute
+
+
+def _taken(found: dict[str, Any]) -> list[Row]:
+    """The rows that another process sent.
+
+    Raises:
+        UserError: it could not compute them: this process says so, and all end.
+    """
+    if "refused" in found:
+        raise UserError(found["refused"])
+    rows: list[Row] = found["rows"]
+    return rows
 
 
 def help_first(computer: Callable[[], Computer], parts: Sequence[Part], machine: Machine) -> None:
@@ -63,7 +77,11 @@ def help_first(computer: Callable[[], Computer], parts: Sequence[Part], machine:
     if mine := missing[ranks.rank()::ranks.world()]:
         own = computer()
         for key in mine:
-            exchange.send(key, own.rows(by_key[key]))
+            try:
+                exchange.send(key, {"rows": own.rows(by_key[key])})
+            except UserError as error:
+                exchange.send(key, {"refused": str(error)})
+                break
     raise ranks.Dismissed
 
 
