@@ -74,7 +74,8 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     """Answer with the stage's own functions; seconds from the questions' text to rows on the disk."""
     import torch
 
-    from biomistral.evaluation.answering import answer_all
+    from biomistral.evaluation.answering import answer_all, parts_of
+    from biomistral.evaluation.computing import Computer
     from biomistral.models.load import load_model, load_tokenizer
     from biomistral.scoring.engine import Engine
 
@@ -84,7 +85,8 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     engine.idle()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()
-        rows = list(answer_all(Path(temporary), plan(folder, protocol, limit), engine, tokenizer, "ours"))
+        parts = parts_of(plan(folder, protocol, limit), engine.max_batch_tokens, ())
+        rows = list(answer_all(Path(temporary), parts, Computer(engine, tokenizer).compute, "ours"))
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "questions": len(rows), "peak_bytes": peak_bytes(),
             "answers": {row["question"]: row["probabilities"] for row in rows}}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from biomistral.corpus.executor import executor
 from biomistral.errors import UserError
+from biomistral.executor import executor
 from biomistral.recipe import Machine
 
 

@@ -28,6 +28,7 @@ import yaml
 from transformers import MistralConfig, MistralForCausalLM
 
 from biomistral.artifact import Workspace
+from biomistral.models.load import own_device
 from biomistral.recipe import Input, Machine
 from biomistral.training.compute import attention
 from biomistral.training.compute.attention import use_isolated_attention
@@ -37,7 +38,7 @@ from biomistral.training.data.batch import Block, check_model
 from biomistral.training.foresight.footprint import footprint, skeleton
 from biomistral.training.foresight.plan import make_plan
 from biomistral.training.loop import Training
-from biomistral.training.parallel import joined, own_device
+from biomistral.training.parallel import joined
 from biomistral.training.settings import FinetuneSettings, LoraSettings, QloraSettings
 from biomistral.training.watching.meter import Meter
 from biomistral.training.weights.lora import add_adapter

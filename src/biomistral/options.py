@@ -128,6 +128,11 @@ def _collect(fields: dict[tuple[str, ...], FieldInfo], values: dict[str, Any]) -
     return data
 
 
+def parameters_of(model: type[Settings]) -> list[inspect.Parameter]:
+    """The fields of settings of the machine, as options for ``common``."""
+    return [_parameter(path, field, (), many=False) for path, field in _flat_fields(model)]
+
+
 def command_for(model: type[StageSettings], run: Callable[..., None], common: list[inspect.Parameter],
                 flags: dict[str, tuple[str, ...]] | None = None, many: str = "") -> Callable[..., None]:
     """A function whose signature Typer reads: the settings' fields as options, then the ``common`` ones.

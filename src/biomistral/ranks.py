@@ -1,5 +1,6 @@
 """The processes that torchrun started: the first one makes an artifact, the others help it where they are called."""
 
+import json
 import os
 import time
 from functools import lru_cache
@@ -98,3 +99,27 @@ class Call:
         if word == "failed":
             raise SystemExit(2)
         return word
+
+
+class Exchange:
+    """Plain data that the processes pass to one another, by name; a name is used once. All make as many of these, in the same
+    order."""
+
+    _count = 0
+
+    def __init__(self) -> None:
+        Exchange._count += 1
+        self._name = f"exchange-{Exchange._count}"
+
+    def send(self, name: str, value: Any) -> None:
+        store().set(f"{self._name}/{name}", json.dumps(value))
+
+    def take(self, name: str, last: bool = True) -> Any:
+        """Wait for what another process sends; ``last``: nobody else will ask for it."""
+        key = f"{self._name}/{name}"
+        while not store().check([key]):
+            time.sleep(_POLL_SECONDS / 10)
+        value = json.loads(store().get(key))
+        if last:
+            store().delete_key(key)
+        return value

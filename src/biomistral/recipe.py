@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import core_schema
 
 from biomistral.errors import UserError
@@ -53,6 +53,26 @@ class StageSettings(Settings):
     seed: int = Field(0, description="root of all randomness of this stage")
 
 
+class Requests(Settings):
+    """How a server is asked. Never part of a key: answers do not depend on it, nor does a key for the server stand in it."""
+
+    concurrency: int = Field(16, ge=1, description="requests in flight at once")
+    requests_per_minute: float = Field(0, ge=0, description="most requests a minute; 0: no limit")
+    tokens_per_minute: float = Field(0, ge=0, description="most tokens a minute, as estimated; 0: no limit")
+    price_in: float | None = Field(None, ge=0, description="price of a million prompt tokens, in any currency")
+    price_out: float | None = Field(None, ge=0, description="price of a million tokens of answers, in the same currency")
+    max_cost: float | None = Field(None, ge=0, description="spend no more than this; needs --price-in and --price-out")
+    timeout: float = Field(120, gt=0, description="seconds a request may take before it is sent again")
+    tries: int = Field(8, ge=1, description="how often a request is sent at most; waits between double from a second to a minute")
+    key_env: str = Field("BIOMISTRAL_API_KEY", description="environment variable that holds the server's key, if it needs one")
+
+    @model_validator(mode="after")
+    def _priced(self) -> "Requests":
+        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("max_cost needs price_in and price_out: without prices nothing can be counted against it")
+        return self
+
+
 class Machine(Settings):
     """How work is done on this machine. Never part of a key: results do not depend on it."""
 
@@ -65,6 +85,8 @@ class Machine(Settings):
     overwrite: bool = Field(False, description="replace another finished artifact that lies in --out")
     ignore_memory: bool = Field(False, description="train even where the plan needs more memory than there is")
     speed: bool = Field(False, description="measure a quantised model's memory and speed too, in processes of their own")
+    cache: str = Field("", description="folder in which answers are kept and found again, by the hashes of weights and prompts")
+    requests: Requests = Field(default_factory=Requests, description="how a server is asked")
 
 
 class Recipe(Settings):

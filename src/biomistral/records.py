@@ -1,6 +1,7 @@
 """The plain records that stages exchange: documents, questions and answers, and their Parquet and JSONL files."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class Question(Settings):
 
 def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, batch: int = 4096) -> int:
     """Stream rows into a Parquet file (zstd); returns how many there were. The file appears when it is complete."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     count, pending = 0, []
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for row in rows:

@@ -14,7 +14,10 @@ import typer.core
 from biomistral import __version__, ranks
 from biomistral.cli.common import (
     COMMON,
+    REQUESTS,
+    Cache,
     Device,
+    Executor,
     IgnoreMemory,
     Json,
     LogTo,
@@ -23,7 +26,9 @@ from biomistral.cli.common import (
     emit,
     machine,
     parameter,
+    requests_in,
     run_stage,
+    with_options,
 )
 from biomistral.cli.corpus import corpus_app
 from biomistral.cli.merge import merge_app
@@ -62,6 +67,7 @@ app.add_typer(corpus_app, name="corpus")
 
 def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
     """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several; then their scores as a table."""
+    common["requests"] = requests_in(common)
     if len(several) == 1:
         run_stage(several[0], out, **common)
         _show_scores([out], common["as_json"])
@@ -75,7 +81,7 @@ def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> 
 
 
 def _show_scores(folders: list[Path], as_json: bool) -> None:
-    if as_json:
+    if as_json or not ranks.leads():
         return
     from biomistral.evaluation import table
 
@@ -88,7 +94,6 @@ def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
         print(f"open {(out / 'index.html').absolute().as_uri()}")
 
 
-@app.command("run")
 def run_command(
     recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/quickstart.yaml")],
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/NAME)")] = None,
@@ -96,13 +101,14 @@ def run_command(
     start: Annotated[str | None, typer.Option("--from", help="make this stage and all after it again")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be made, reused, resumed; do nothing")] = False,
     device: Device = "auto", workers: Workers = 0, log_to: LogTo = (), as_json: Json = False,  # type: ignore[assignment]
-    ignore_memory: IgnoreMemory = False,
+    ignore_memory: IgnoreMemory = False, **requests: Any,
 ) -> None:
     """Run a recipe's stages in order: what is fresh is reused, what was cut off resumes."""
     from biomistral.run import run_recipe
 
     rows = run_recipe(recipe, out, profile=profile, start=start, dry_run=dry_run,
-                      machine=machine(device=device, workers=workers, log_to=log_to, ignore_memory=ignore_memory))
+                      machine=machine(device=device, workers=workers, log_to=log_to, ignore_memory=ignore_memory,
+                                      requests=requests))
     lines = [f"{row['state']:8} {row['stage']:24} {row['kind']:10} {row['key'][:12]}  {row['folder']}" for row in rows]
     findings = [finding for row in rows for finding in row.get("findings", [])]
     lines += ["", *findings] if findings else []
@@ -111,6 +117,7 @@ def run_command(
     emit(rows, "\n".join(lines), as_json)
 
 
+app.command("run")(with_options(run_command, REQUESTS))
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")
@@ -119,7 +126,7 @@ add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
 add_quantize(app)
 add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite", "--benchmark"), "model": ("--model",)},
-          "model")
+          "model", [*COMMON, parameter("executor", Executor, "local"), parameter("cache", Cache, ""), *REQUESTS])
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from biomistral import ranks
-from biomistral.options import command_for
-from biomistral.recipe import Machine, StageSettings, parse
+from biomistral.options import command_for, parameters_of
+from biomistral.recipe import Machine, Requests, StageSettings, parse
 from biomistral.run import execute, settings_class
 
 Json = Annotated[bool, typer.Option("--json", help="print machine-readable results on stdout")]
@@ -23,6 +23,8 @@ LogTo = Annotated[list[str], typer.Option(
     "--log-to", help="where a training's rows go besides metrics.jsonl [any of tensorboard,trackio,wandb; repeatable]")]
 IgnoreMemory = Annotated[bool, typer.Option(
     "--ignore-memory", help="train even where the plan needs more memory than there is")]
+Cache = Annotated[str, typer.Option(
+    "--cache", help="folder in which answers are kept and found again, by the hashes of weights and prompts; never by name")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 
@@ -33,6 +35,22 @@ def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty
 
 COMMON = [parameter("out", Out), parameter("device", Device, "auto"), parameter("workers", Workers, 0),
            parameter("overwrite", Overwrite, False), parameter("as_json", Json, False)]
+
+REQUESTS = parameters_of(Requests)
+"""How a server is asked, for the commands that ask one; `requests_in` takes their values."""
+
+
+def requests_in(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of ``REQUESTS`` out of a command's options."""
+    return {name: options.pop(name) for name in Requests.model_fields}
+
+
+def with_options(command: Callable[..., None], more: list[inspect.Parameter]) -> Callable[..., None]:
+    """A command with more options, which it takes as ``**options``."""
+    own = [one for one in inspect.signature(command).parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+    command.__signature__ = inspect.Signature([*keywords, *more])  # type: ignore[attr-defined]
+    return command
 
 
 def machine(**options: Any) -> Machine:
@@ -48,10 +66,11 @@ def emit(data: Any, text: str, as_json: bool) -> None:
 
 def run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False,
-              speed: bool = False) -> None:
+              speed: bool = False, requests: dict[str, Any] | None = None, cache: str = "") -> None:
     """Make an artifact, and say what it holds."""
     artifact = execute(settings, out, machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
-                                              log_to=log_to, ignore_memory=ignore_memory, speed=speed))
+                                              log_to=log_to, ignore_memory=ignore_memory, speed=speed, requests=requests or {},
+                                              cache=cache))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))

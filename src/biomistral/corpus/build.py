@@ -21,7 +21,6 @@ from biomistral.corpus.cleaning import language
 from biomistral.corpus.cleaning.copies import refuse_copies
 from biomistral.corpus.cleaning.decontaminate import QuestionIndex, build_index, write_report
 from biomistral.corpus.cleaning.language import UNKNOWN
-from biomistral.corpus.executor import executor
 from biomistral.corpus.gather import clean, gather
 from biomistral.corpus.ledger import Ledger
 from biomistral.corpus.packing.encoder import Encoder, TokenizersDifferError
@@ -33,6 +32,7 @@ from biomistral.corpus.settings import CorpusSettings
 from biomistral.corpus.sources import units as sources
 from biomistral.corpus.sources.code_articles import read_taught
 from biomistral.errors import UserError
+from biomistral.executor import executor
 from biomistral.files import write_json
 from biomistral.progress import log
 from biomistral.records import DOCUMENT_SCHEMA, REFUSED_SCHEMA, iter_questions, write_table

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 
 from biomistral.corpus.articles.licences import US_GOVERNMENT, identify
 from biomistral.corpus.cleaning.language import Language
-from biomistral.corpus.executor import Apply
 from biomistral.corpus.packing.token_store import PIECES, TOKENS
 from biomistral.corpus.screen import CANDIDATE_SCHEMA, Batch, Draft, Screened
 from biomistral.corpus.settings import SourceSettings
 from biomistral.corpus.sources.code_articles import PUBLIC_DOMAIN, code_articles
 from biomistral.corpus.sources.units import Unit, batches, items_of
+from biomistral.executor import Apply
 from biomistral.progress import bar
 
 ENGLISH = Language("en", "en")

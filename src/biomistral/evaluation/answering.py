@@ -1,44 +1,94 @@
-"""The local engine's answers, written part by part, so that what was cut off goes on where it was."""
+"""The local engine's answers, written part by part: what was cut off goes on where it was, and a cache finds what it knows.
 
-from collections.abc import Iterator, Sequence
+A part is some batches of one group. Its file is named by a hash of all that its numbers depend on: weights, precision, kind of
+device, batches, prompts. So the parts of an interrupted run and those of a cache are the same thing in two places.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from biomistral.files import file_digest
+from biomistral.models.folder import MODEL_PATTERNS, TOKENIZER_PATTERNS
 from biomistral.progress import bar
 from biomistral.recipe import canonical_hash
 from biomistral.records import ANSWER_SCHEMA, read_rows, write_table
-from biomistral.scoring.engine import Engine, batches
+from biomistral.scoring.engine import batches, cost, shared_length
 from biomistral.scoring.groups import Group
-from biomistral.scoring.rows import answer_rows
 from biomistral.scoring.tally import Row
+
+VERSION = 1
+"""Raised whenever the same part would give other rows."""
 
 BATCHES_A_PART = 8
 
 
-def _parts(batches_of_group: list[list[int]]) -> list[list[list[int]]]:
-    return [batches_of_group[start: start + BATCHES_A_PART] for start in range(0, len(batches_of_group), BATCHES_A_PART)]
+@dataclass(frozen=True)
+class Part:
+    """Batches of a group, as places of its questions; ``shared`` tokens begin all its prompts. ``key`` names all of it."""
+
+    key: str
+    group: Group
+    shared: int
+    batches: list[list[int]]
+
+    def cost(self, place: int) -> int:
+        """What a question counts against the tokens of a batch."""
+        return cost(len(self.group.items[place].prompt) - self.shared, self.shared)
+
+    def alone(self) -> "Part":
+        """The same with nothing but its own questions, for a process elsewhere."""
+        places = [place for batch in self.batches for place in batch]
+        number = {place: new for new, place in enumerate(places)}
+        group = replace(self.group, questions=[self.group.questions[place] for place in places],
+                        prompts=[self.group.prompts[place] for place in places],
+                        items=[self.group.items[place] for place in places])
+        return replace(self, group=group, batches=[[number[place] for place in batch] for batch in self.batches])
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.batches))
 
 
-def answer_all(folder: Path, groups: Sequence[Group], engine: Engine, tokenizer: Any, name: str) -> Iterator[Row]:
-    """Rows of all groups, part by part; a part that was written before a cut is read, not computed again.
+Compute = Callable[[Sequence[Part]], Iterator[list[Row]]]
+"""The rows of some parts, in their order."""
 
-    Batches are a function of group, precision and device, which name the folder of the parts: what is resumed has the very
-    numbers it would have had.
-    """
-    folder /= canonical_hash([engine.device.type, str(engine.model.dtype), engine.max_batch_tokens])[:12]
+
+def model_digest(*folders: Path | None) -> str:
+    """What decides a model's answers: hash of its weights, config and tokenizer (and of an adapter), however the folders are
+    called."""
+    patterns = (*MODEL_PATTERNS, *TOKENIZER_PATTERNS)
+    found = [{file for pattern in patterns for file in folder.glob(pattern) if file.is_file()} for folder in folders if folder]
+    return canonical_hash([{file.name: file_digest(file) for file in files} for files in found])
+
+
+def parts_of(groups: Sequence[Group], budget: int, about: Sequence[str]) -> list[Part]:
+    """Everything to be computed, in parts; ``about``: model, precision and kind of device, which enter the keys."""
+    found = []
+    for group in groups:
+        shared = shared_length([item.prompt for item in group.items])
+        grouped = batches([cost(len(item.prompt) - shared, shared) for item in group.items], budget)
+        common = [VERSION, torch.__version__, budget, *about, [protocol.definition() for protocol in group.protocols],
+                  group.items[0].prompt[:shared], group.letters, group.shot_set]
+        for start in range(0, len(grouped), BATCHES_A_PART):
+            some = grouped[start: start + BATCHES_A_PART]
+            asked = [[[group.questions[at].model_dump(), group.prompts[at], group.items[at].prompt, group.items[at].options]
+                      for at in batch] for batch in some]
+            found.append(Part(canonical_hash([common, asked]), group, shared, some))
+    return found
+
+
+def answer_all(folder: Path, parts: Sequence[Part], compute: Compute, name: str) -> Iterator[Row]:
+    """Rows of all parts in order, under this name; a part whose file is there is read, not computed again."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = 0
-    with bar(f"evaluating {name}", sum(len(group.items) for group in groups)) as progress:
-        for group in groups:
-            rows = [item.prompt for item in group.items]
-            shared = engine.shared_length(rows)
-            prefix = None
-            costs = [engine.cost(len(item.prompt) - shared, shared) for item in group.items]
-            for part in _parts(batches(costs, engine.max_batch_tokens)):
-                file, number = folder / f"{number:06d}.parquet", number + 1
-                if not file.is_file():
-                    prefix = prefix or engine.prefix(rows[0][:shared])
-                    answers = (row for batch in part for row in answer_rows(engine, prefix, group, batch, tokenizer, name))
-                    write_table(file, answers, ANSWER_SCHEMA)
-                progress.advance(sum(map(len, part)))
-                yield from read_rows(file)
+    files = {part.key: folder / f"{part.key[:40]}.parquet" for part in parts}
+    missing = [part for part in parts if not files[part.key].is_file()]
+    computed, new = compute(missing), {part.key for part in missing}
+    with bar(f"evaluating {name}", sum(part.size for part in parts)) as progress:
+        for part in parts:
+            if part.key in new:
+                write_table(files[part.key], next(computed), ANSWER_SCHEMA)
+            progress.advance(part.size)
+            yield from ({**row, "model": name} for row in read_rows(files[part.key]))

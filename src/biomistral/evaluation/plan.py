@@ -1,6 +1,6 @@
 """What is to be asked, fixed and checked before a weight is loaded: every protocol's groups of questions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -35,38 +35,59 @@ class Plan:
     left_out: list[tuple[str, int, str]]
 
 
-def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: PreTrainedTokenizerBase,
-              longest: int | None) -> Plan:
-    """Every group of questions to be asked, tokenised and checked; protocols that differ in the score alone share one.
+@dataclass(frozen=True)
+class Pass:
+    """Questions of one task, asked once behind the same shots, under protocols that read the same answer."""
+
+    protocols: tuple[Protocol, ...]
+    shot_set: int
+    questions: list[Question]
+    shots: list[Question]
+
+
+def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterator[Pass]:
+    """Everything that the settings ask; protocols that differ in the score alone share a pass.
 
     Raises:
-        UserError: there is nothing to ask or no shots, a letter is not one token, or a prompt does not fit the model and the
-            settings do not say what to do then.
+        UserError: there is nothing to ask, or there are no shots.
     """
     asked = choose_questions(questions, settings.split, settings.tasks, settings.limit, settings.seed)
-    plan = Plan([], [])
-    for protocols in _passes(settings.protocols):
+    for protocols in _alike(settings.protocols):
         _check_shots(questions, list(asked), protocols[0], settings)
         for task, found in asked.items():
             for shot_set in range(settings.shot_sets if protocols[0].drawn else 1):
-                shots = choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split)
-                if settings.too_long == "refuse":
-                    plan.groups.append(make_group(protocols, shot_set, found, shots, tokenizer, longest))
-                else:
-                    _add_fitting(plan, protocols, shot_set, (found, shots), (tokenizer, longest), settings.too_long == "drop")
+                yield Pass(protocols, shot_set, found,
+                           choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split))
+
+
+def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: PreTrainedTokenizerBase,
+              longest: int | None) -> Plan:
+    """Every group of questions to be asked of a model here, tokenised and checked.
+
+    Raises:
+        UserError: see `passes`; a letter is not one token, or a prompt does not fit the model and the settings do not say what
+            to do then.
+    """
+    plan = Plan([], [])
+    for one in passes(questions, settings):
+        if settings.too_long == "refuse":
+            plan.groups.append(make_group(one.protocols, one.shot_set, one.questions, one.shots, tokenizer, longest))
+        else:
+            _add_fitting(plan, one.protocols, one.shot_set, (one.questions, one.shots), (tokenizer, longest),
+                         settings.too_long == "drop")
     if not plan.groups:
         raise UserError(f"--too-long {settings.too_long}: none of the questions fits into the {longest} tokens this model reads")
     return plan
 
 
-def _passes(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
+def _alike(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
     """Protocols that put a question in the very same way read one forward pass."""
-    passes: dict[tuple[object, ...], list[Protocol]] = {}
+    alike: dict[tuple[object, ...], list[Protocol]] = {}
     for protocol in (PROTOCOLS[name] for name in dict.fromkeys(names)):
         scored = protocol.score if protocol.score in ("text", "mc") else ""
         same = (protocol.formulation, protocol.shots, protocol.drawn, protocol.chat, protocol.instruction, scored)
-        passes.setdefault(same, []).append(protocol)
-    return [tuple(protocols) for protocols in passes.values()]
+        alike.setdefault(same, []).append(protocol)
+    return [tuple(protocols) for protocols in alike.values()]
 
 
 def _add_fitting(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, texts: tuple[list[Question], list[Question]],

@@ -1,8 +1,9 @@
 """Settings of the ``evaluate`` and ``select`` stages."""
 
-from typing import ClassVar, Literal
+import json
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from biomistral.recipe import Input, StageSettings
 from biomistral.scoring.names import AskedProtocolName
@@ -12,10 +13,20 @@ class EvaluateSettings(StageSettings):
     """Ask a model multiple-choice questions and record every answer: letters by constrained decoding, or cloze."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.evaluation.evaluate:evaluate"
+    together: ClassVar[bool] = True
 
-    model: Input = Field(description="the model folder to evaluate", json_schema_extra={"argument": True})
+    engine: Literal["local", "api"] = Field(
+        "local", description="local: a model folder, computed here; api: a server that speaks OpenAI's protocol (--url)")
+    model: Input = Field(description="the model folder to evaluate; with --engine api the name that the server has for it",
+                         json_schema_extra={"argument": True})
+    adapter: Input | None = Field(None, description="LoRA adapter (peft's format) that is put on the model")
+    url: str = Field("", description="of --engine api: the server, e.g. http://localhost:8000/v1")
+    body: dict[str, str] = Field(default_factory=dict, description=(
+        "of --engine api: more fields of every request, as JSON, e.g. seed=1 or "
+        "chat_template_kwargs={\"enable_thinking\":false}; null takes a field out"))
+    top_logprobs: int = Field(20, ge=1, description="of --engine api: how many of the likeliest tokens letters are looked for in")
     benchmark: Input = Field(description="benchmark folder, or a questions file (.parquet, .jsonl)")
     protocols: list[AskedProtocolName] = Field(
         ["medconceptsqa-0shot", "cloze-sum", "cloze-mean"], min_length=1, description="how the questions are put and scored")
@@ -29,6 +40,35 @@ class EvaluateSettings(StageSettings):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="precision of the forward pass; auto: bfloat16 where this machine is fast at it, else float32")
     max_batch_tokens: int = Field(0, ge=0, description="tokens of one forward pass, padding included; 0: by device")
+
+    @field_validator("model")
+    @classmethod
+    def _served(cls, name: Input, found: ValidationInfo) -> Any:
+        """A name on a server is no input: nothing lies here whose content could be hashed."""
+        return str(name) if found.data.get("engine") == "api" else name
+
+    @field_validator("body")
+    @classmethod
+    def _json(cls, body: dict[str, str]) -> dict[str, str]:
+        for name, value in body.items():
+            try:
+                json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"{name}={value}: JSON was expected, e.g. 1, true, \"a word\" or null") from error
+        return body
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "EvaluateSettings":
+        if (self.engine == "api") != bool(self.url):
+            raise ValueError("engine api needs a url, e.g. http://localhost:8000/v1" if self.engine == "api" else
+                             "a url is for engine api, and the engine is local")
+        if self.engine == "local" and self.body:
+            raise ValueError("body is for engine api, and the engine is local")
+        if self.engine == "api" and self.adapter is not None:
+            raise ValueError("an adapter is for engine local; a server has it under a name of its own")
+        if self.engine == "api" and self.too_long == "fewer-shots":
+            raise ValueError("too_long fewer-shots needs the model's tokenizer, which engine api has not; choose refuse or drop")
+        return self
 
 
 class SelectSettings(StageSettings):

@@ -86,9 +86,12 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
     return None
 
 
-def calibration(rows: Sequence[Row]) -> dict[str, Any]:
+def calibration(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Calibration over all shot sets; ``paper_ece_5`` over the last one alone, as the original's sets overwrote one another
-    (None without letters)."""
+    (None without letters). Answers without probabilities do not count; None: there are no others."""
+    rows = [row for row in rows if row["probabilities"] is not None]
+    if not rows:
+        return None
     probabilities = [row["probabilities"] for row in rows]
     confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
     last = [row for row in rows if row["shot_set"] == max(other["shot_set"] for other in rows[-1:])]

@@ -12,6 +12,7 @@ from biomistral.errors import UserError
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_PATTERNS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
                       "chat_template.jinja", "chat_template.json", "generation_config.json")
+MODEL_PATTERNS = ("config.json", "adapter_config.json", "*.safetensors", "*.safetensors.index.json", "*.gguf")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -22,7 +23,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder}: not a model folder: it has no config.json")
+        adapter = (folder / "adapter_config.json").is_file()
+        raise UserError(f"{folder}: not a model folder: it has no config.json" + (
+            "; it is an adapter: name the model it was trained on, and evaluate with --adapter" if adapter else ""))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

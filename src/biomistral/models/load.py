@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from biomistral import ranks
 from biomistral.errors import UserError
 from biomistral.models.bnb_layers import load_bitsandbytes, num_halved
 from biomistral.models.folder import TOKENIZER_FILES, read_config, weight_files
@@ -38,6 +40,23 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return device
+
+
+def own_device(name: str) -> torch.device:
+    """The device of this process: with several on a machine, each takes the GPU of its local number.
+
+    Raises:
+        UserError: there are more processes here than GPUs; see also `pick_device`.
+    """
+    device = pick_device(name)
+    if device.type != "cuda" or ranks.world() == 1:
+        return device
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise UserError(f"process {local} of this machine finds only {torch.cuda.device_count()} CUDA devices; start as many "
+                        "processes as there are (torchrun --nproc-per-node), or use --device cpu")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

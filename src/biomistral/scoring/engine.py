@@ -72,6 +72,24 @@ def common_prefix(rows: Rows) -> int:
     return min(len(first), len(last))
 
 
+def shared_length(rows: Rows) -> int:
+    """Tokens to cut off and share: the longest common prefix of the tokenised prompts that leaves each a token."""
+    if len(rows) < 2:
+        return 0
+    length = min(common_prefix(rows), min(map(len, rows)) - 1)
+    return length if length >= _SHORTEST_PREFIX else 0
+
+
+def cost(length: int, prefix: int) -> int:
+    """What a row counts against the tokens of a batch: its own tokens, and an eighth of those it finds in the cache."""
+    return length + prefix // _CACHED_TOKENS_PER_TOKEN
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Tokens of one forward pass, unless told otherwise."""
+    return _DEFAULT_BATCH_TOKENS.get(device.type, 1024)
+
+
 def batches(costs: Sequence[int], budget: int) -> list[list[int]]:
     """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows.
 
@@ -121,7 +139,7 @@ class Engine:
                  run: Callable[[Callable[[], Any]], Any] = _directly) -> None:
         self.model, self._run = model, run
         self.device = model.device
-        self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS.get(self.device.type, 1024)
+        self.max_batch_tokens = max_batch_tokens or batch_tokens(self.device)
         self.head = AnswerHead(model.get_output_embeddings())
         model.set_output_embeddings(self.head)
         same_for_any_batch(model)
@@ -134,16 +152,8 @@ class Engine:
         """A forward pass that nothing is read of, for a process that must compute as often as others do."""
         self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device), DynamicCache(), [0], [0])
 
-    def shared_length(self, rows: Rows) -> int:
-        """Tokens to cut off and share: the longest common prefix of the tokenised prompts that leaves each a token."""
-        if len(rows) < 2:
-            return 0
-        length = min(common_prefix(rows), min(map(len, rows)) - 1)
-        return length if length >= _SHORTEST_PREFIX else 0
-
-    def cost(self, length: int, prefix: int) -> int:
-        """What a row counts against ``max_batch_tokens``: its own tokens, and an eighth of those it finds in the cache."""
-        return length + prefix // _CACHED_TOKENS_PER_TOKEN
+    shared_length = staticmethod(shared_length)
+    cost = staticmethod(cost)
 
     def prefix(self, tokens: Sequence[int]) -> Prefix:
         """Compute shared leading tokens once."""
@@ -185,7 +195,7 @@ class Engine:
         """The likeliest token after each row, then after that one, up to ``longest`` or one of ``ends``, which is left out.
 
         Raises:
-            FloatingPointError: logits of a row are not finite.
+            FloatingPointError: logits of a row are not finite; its argument is the row.
         """
         logits, cache = self.last_logits(prefix, rows)
         padding = torch.tensor([max(map(len, rows)) - len(row) for row in rows], device=self.device)
@@ -194,8 +204,9 @@ class Engine:
         said: list[list[int]] = [[] for _ in rows]
         done: set[int] = set()
         for step in range(longest):
-            if not bool(torch.isfinite(logits.logsumexp(dim=1)).all()):
-                raise FloatingPointError("logits that are not finite")
+            damaged = (~torch.isfinite(logits.logsumexp(dim=1))).nonzero()[:, 0].tolist()
+            if wrong := [row for row in damaged if row not in done]:
+                raise FloatingPointError(wrong[0])
             tokens = logits.argmax(dim=1)
             for row, token in enumerate(tokens.tolist()):
                 done.update({row} if token in ends else ())

@@ -5,7 +5,7 @@ Sources: BioMistral's released scripts (SPEC section 3) for ``letters``; MedConc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -73,9 +73,20 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol("generate-0shot", "letters", score="text", longest=16),
     Protocol("generate-3shot", "letters", shots=3, drawn=True, score="text", longest=16),
     Protocol("chat-generate-0shot", "letters", score="text", chat=True, instruction=CHAT_INSTRUCTION, longest=128),
+    Protocol("chat-generate-3shot", "letters", shots=3, drawn=True, score="text", chat=True, instruction=CHAT_INSTRUCTION,
+             longest=128),
+    Protocol("medconceptsqa-generate-0shot", "medconceptsqa", score="text", longest=16),
+    Protocol("medconceptsqa-generate-4shot", "medconceptsqa", shots=4, score="text", longest=16),
     Protocol("truthful-0shot", "letters", instruction=TRUTHFUL_INSTRUCTION),
+    Protocol("truthful-generate-0shot", "letters", score="text", instruction=TRUTHFUL_INSTRUCTION, longest=16),
     Protocol("truthfulqa-mc", "cloze", score="mc"),
 )}
+
+
+def in_words(protocol: Protocol) -> Protocol:
+    """A protocol that asks the same and reads an answer in words, for models whose probabilities cannot be had."""
+    wanted = replace(protocol, name="", score="text", longest=128 if protocol.chat else 16)
+    return next(other for other in PROTOCOLS.values() if replace(other, name="") == wanted)
 
 
 def build_prompt(question: Question, shots: Sequence[Question], protocol: Protocol) -> str:

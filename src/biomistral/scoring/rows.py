@@ -34,14 +34,19 @@ def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[in
     items, questions = [group.items[index] for index in batch], [group.questions[index] for index in batch]
     answers = _score(engine, prefix, group, items, questions, tokenizer)
     for index, question, answer in zip(batch, questions, answers, strict=True):
-        common = {"model": name, "task": question.task, "question": question.id, "language": question.language,
-                  "shot_set": group.shot_set, "group": str(question.meta.get("group", "")), "options": len(question.options),
-                  "answer": question.answer, "prompt_hash": canonical_hash([group.prompts[index], *question.options])[:16],
-                  "prompt_tokens": len(group.items[index].prompt), "seconds": answer.seconds, "shots": group.num_shots}
+        common = {**common_fields(name, question, group.prompts[index]), "shot_set": group.shot_set, "shots": group.num_shots,
+                  "prompt_tokens": len(group.items[index].prompt), "seconds": answer.seconds}
         for protocol in group.protocols:
             scored = _fields(answer, question, tokenizer, protocol.score)
             right = scored["chosen"] == question.answer
             yield {**common, **scored, "protocol": protocol.name, "right": right}
+
+
+def common_fields(name: str, question: Question, prompt: str) -> Row:
+    """What a row holds whatever is answered."""
+    return {"model": name, "task": question.task, "question": question.id, "language": question.language,
+            "group": str(question.meta.get("group", "")), "options": len(question.options), "answer": question.answer,
+            "prompt_hash": canonical_hash([prompt, *question.options])[:16]}
 
 
 def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], questions: Sequence[Question],
@@ -66,6 +71,11 @@ def _fields(answer: LetterAnswer | ClozeAnswer | TextAnswer, question: Question,
         return _letter_fields(answer, question, tokenizer)
     if isinstance(answer, TextAnswer):
         return text_fields(str(tokenizer.decode(answer.tokens, skip_special_tokens=True)), question)
+    return cloze_fields(answer, question, score)
+
+
+def cloze_fields(answer: ClozeAnswer, question: Question, score: str) -> Row:
+    """The fields of an answer by likelihood, scored by ``sum``, ``mean`` or as TruthfulQA's (``mc``)."""
     if score != "mc":
         return _cloze_fields(answer.sums if score == "sum" else answer.means)
     num = len(question.options)
@@ -82,9 +92,13 @@ def text_fields(said: str, question: Question) -> Row:
 
 
 def _letter_fields(answer: LetterAnswer, question: Question, tokenizer: PreTrainedTokenizerBase) -> Row:
-    said = decoded(tokenizer, answer.open_token)
-    return {"chosen": _first_best(answer.probabilities), "probabilities": answer.probabilities, "letter_mass": answer.mass,
-            "open_chosen": said, "open_right": said == question.answer}
+    return letter_fields(answer.probabilities, answer.mass, decoded(tokenizer, answer.open_token), question)
+
+
+def letter_fields(probabilities: list[float], mass: float, said: str, question: Question) -> Row:
+    """The fields of an answer by letter; ``said`` is the likeliest token of all."""
+    return {"chosen": _first_best(probabilities), "probabilities": probabilities, "letter_mass": mass, "open_chosen": said,
+            "open_right": said == question.answer}
 
 
 def _cloze_fields(scores: Sequence[float]) -> Row:

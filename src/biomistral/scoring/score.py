@@ -79,9 +79,12 @@ def refuse_damaged(values: Tensor, items: Sequence[Item]) -> None:
     """Raise a UserError that names the first question whose numbers are not finite; ``values`` has a row a question."""
     sound = torch.isfinite(values.reshape(len(items), -1)).all(dim=1)
     if not bool(sound.all()):
-        name = items[int((~sound).nonzero()[0, 0])].id
-        raise UserError(f"question {name!r}: the model computes NaN or infinite logits; its weights are damaged or overflow in "
-                        "this precision (try --dtype float32)")
+        raise _damaged(items[int((~sound).nonzero()[0, 0])])
+
+
+def _damaged(item: Item) -> UserError:
+    return UserError(f"question {item.id!r}: the model computes NaN or infinite logits; its weights are damaged or overflow in "
+                     "this precision (try --dtype float32)")
 
 
 def score_letters(engine: Engine, prefix: Prefix, items: Sequence[Item], letters: Sequence[Sequence[tuple[int, ...]]],
@@ -113,8 +116,7 @@ def score_texts(engine: Engine, prefix: Prefix, items: Sequence[Item], longest: 
     try:
         said = engine.greedy(prefix, [item.prompt[prefix.length:] for item in items], longest, ends)
     except FloatingPointError as error:
-        raise UserError(f"one of the questions {', '.join(repr(item.id) for item in items[:3])}, ...: the model computes NaN or "
-                        "infinite logits; its weights are damaged or overflow in this precision (try --dtype float32)") from error
+        raise _damaged(items[error.args[0]]) from error
     seconds = (time.perf_counter() - started) / len(items)
     return [TextAnswer(tokens, seconds) for tokens in said]
 

@@ -7,8 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from biomistral.artifact import Workspace, input_key
+from biomistral.models.adapter import check_base
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_model, load_tokenizer
+from biomistral.models.load import load_model, load_tokenizer, own_device
 from biomistral.models.skeleton import weightless
 from biomistral.models.stored import StoredWeights, open_model
 from biomistral.training.compute.compiled import check_compiler
@@ -17,12 +18,11 @@ from biomistral.training.foresight.memory import foresee
 from biomistral.training.guard import check_model_folder
 from biomistral.training.loop import Training
 from biomistral.training.output import give_weights, pass_on_licences, write_model
-from biomistral.training.parallel import own_device
 from biomistral.training.settings import LoraSettings
 from biomistral.training.start import train
 from biomistral.training.watching.sinks import check_sinks
 from biomistral.training.watching.validation import make_validation
-from biomistral.training.weights.lora import add_adapter, check_base, load_adapter, save_and_merge, shape_of
+from biomistral.training.weights.lora import add_adapter, load_adapter, save_and_merge, shape_of
 from biomistral.training.weights.quantized import check_bitsandbytes, describe, give_dequantised, quantise
 
 ADAPTER = "adapter"

@@ -2,7 +2,6 @@
 
 import datetime
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from biomistral import ranks
-from biomistral.errors import UserError
-from biomistral.models.load import pick_device
 from biomistral.training.data.batch import IGNORE, Block, micro_batches
 
 _PATIENCE = datetime.timedelta(hours=2)
@@ -104,23 +101,6 @@ class Group:
         if self.size > 1:
             dist.broadcast_object_list(held, 0, group=self.channel, device=self.device)
         return held[0]
-
-
-def own_device(name: str) -> torch.device:
-    """The device of this process: with several on a machine, each takes the GPU of its local number.
-
-    Raises:
-        UserError: there are more processes here than GPUs; see also `pick_device`.
-    """
-    device = pick_device(name)
-    if device.type != "cuda" or ranks.world() == 1:
-        return device
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if local >= torch.cuda.device_count():
-        raise UserError(f"process {local} of this machine finds only {torch.cuda.device_count()} CUDA devices; start as many "
-                        "processes as there are (torchrun --nproc-per-node), or use --device cpu")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
 
 
 @contextmanager

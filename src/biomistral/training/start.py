@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.memory import keep_freed_memory
+from biomistral.models.load import own_device
 from biomistral.models.stored import StoredWeights
 from biomistral.progress import log
 from biomistral.ranks import Dismissed
@@ -17,7 +18,7 @@ from biomistral.training.data.batch import Blocks
 from biomistral.training.foresight.memory import Foreseen
 from biomistral.training.foresight.plan import make_plan
 from biomistral.training.loop import Training
-from biomistral.training.parallel import Group, joined, own_device
+from biomistral.training.parallel import Group, joined
 from biomistral.training.settings import TrainingSettings
 from biomistral.training.watching.meter import Meter, peak_memory_bytes
 from biomistral.training.watching.validation import Validation

@@ -12,9 +12,9 @@ from biomistral import ranks
 from biomistral.artifact import Workspace
 from biomistral.errors import UserError
 from biomistral.limits import available_memory_bytes
+from biomistral.models.load import own_device
 from biomistral.progress import log
 from biomistral.training.foresight.footprint import Footprint, UnforeseeableError, footprint, skeleton
-from biomistral.training.parallel import own_device
 from biomistral.training.settings import LoraSettings, TrainingSettings
 
 _SPARE = {"cuda": 0.95, "cpu": 0.9}

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
@@ -13,11 +12,9 @@ from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
 from biomistral.files import write_json
+from biomistral.models.adapter import BASE_FILE, read_json
 from biomistral.seeds import seed
 from biomistral.training.settings import LoraSettings
-
-BASE_FILE = "base.json"
-"""Beside peft's two files: ``{"name", "key"}`` of the model an adapter belongs to."""
 
 
 def add_adapter(model: PreTrainedModel, settings: LoraSettings, root: int, base_name: str) -> peft.PeftModel:
@@ -46,7 +43,7 @@ def shape_of(folder: Path, dropout: float) -> LoraSettings:
     Raises:
         UserError: no adapter lies there, or it is more than a plain LoRA.
     """
-    config = _read_json(folder / "adapter_config.json")
+    config = read_json(folder / "adapter_config.json")
     odd = [name for name in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform",
                              "layer_replication", "target_parameters", "trainable_token_indices") if config.get(name)]
     if config.get("peft_type") != "LORA" or odd or config.get("bias", "none") != "none":
@@ -57,33 +54,6 @@ def shape_of(folder: Path, dropout: float) -> LoraSettings:
         raise UserError(f"{folder / 'adapter_config.json'}: r, lora_alpha and target_modules (a list of names) were "
                         "expected")
     return LoraSettings(rank=config["r"], alpha=config["lora_alpha"], dropout=dropout, targets=tuple(config["target_modules"]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent}: not an adapter folder: it has no {path.name}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a JSON object was expected")
-    return data
-
-
-def check_base(folder: Path, base_name: str, base_key: str) -> None:
-    """Refuse an adapter that was trained on another model than this one, if it says on which.
-
-    Raises:
-        UserError: the key this package wrote beside it is another model's.
-    """
-    if not (folder / BASE_FILE).is_file():
-        return
-    base = _read_json(folder / BASE_FILE)
-    if base.get("key") != base_key:
-        raise UserError(f"{folder}: an adapter for another base: trained on {base.get('name')} (key "
-                        f"{str(base.get('key'))[:12]}), this model is {base_name} (key {base_key[:12]}); give the model it was "
-                        "trained on")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -32,14 +32,14 @@ _state: tuple[Callable[..., Any], Any] | None = None  # of a worker process, set
 
 
 @contextmanager
-def executor(function: Function[Task, Result], shared: Any, machine: Machine) -> Iterator[Apply[Task, Result]]:
-    """``function(shared, task)`` for many tasks; ``shared`` is sent to each worker once.
+def executor(function: Function[Task, Result], shared: Any, machine: Machine, gpus: int = 0) -> Iterator[Apply[Task, Result]]:
+    """``function(shared, task)`` for many tasks; ``shared`` is sent to each worker once. ``gpus``: what Ray gives each of them.
 
     Raises:
         UserError: Ray is asked for and not installed, or its cluster does not answer; a worker process died.
     """
     if machine.executor == "ray":
-        with _ray(function, shared, machine) as apply:
+        with _ray(function, shared, machine, gpus) as apply:
             yield apply
         return
     count = machine.workers or os.cpu_count() or 1
@@ -89,7 +89,7 @@ def _in_order(submit: Callable[[Any], Any], result: Callable[[Any], Any], tasks:
 
 
 @contextmanager
-def _ray(function: Function[Task, Result], shared: Any, machine: Machine) -> Iterator[Apply[Task, Result]]:
+def _ray(function: Function[Task, Result], shared: Any, machine: Machine, gpus: int) -> Iterator[Apply[Task, Result]]:
     """On the cluster that RAY_ADDRESS (or Ray's own default) names, else on a local one that is started and stopped here."""
     try:
         import ray as library
@@ -101,9 +101,9 @@ def _ray(function: Function[Task, Result], shared: Any, machine: Machine) -> Ite
     if started:
         _connect(ray, machine)
     try:
-        count = machine.workers or int(ray.cluster_resources().get("CPU", 1))
+        count = machine.workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
         kept = ray.put(shared)
-        remote = ray.remote(max_retries=3)(_on_ray)
+        remote = ray.remote(max_retries=3, num_gpus=gpus)(_on_ray)
         yield lambda tasks: _in_order(lambda task: remote.remote(function, kept, task), _from_ray, tasks, AHEAD * count)
     finally:
         if started:

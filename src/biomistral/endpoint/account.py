@@ -1,0 +1,80 @@
+"""What was asked and what it costs: an estimate before, an account meanwhile, and a cap that is never passed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from biomistral.errors import UserError
+from biomistral.recipe import Requests
+
+_BYTES_A_TOKEN = 3
+"""Of English about 4.4, of medical English 3.7, of other alphabets 2 to 4 (UTF-8): an estimate that is rather too high."""
+
+
+def estimated_tokens(text: str) -> int:
+    """Tokens that a text may have in a tokenizer that is not here."""
+    return len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN + 1
+
+
+@dataclass
+class Account:
+    """Money in the unit of the prices. What is in flight counts with its estimate, what was answered with what the server
+    counted; an answer that was lost on its way counts too, since servers may charge for it."""
+
+    price_in: float | None = None
+    price_out: float | None = None
+    cap: float | None = None
+    spent: float = 0.0
+    in_flight: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @classmethod
+    def of(cls, use: Requests) -> "Account":
+        return cls(use.price_in, use.price_out, use.max_cost)
+
+    @property
+    def priced(self) -> bool:
+        return self.price_in is not None or self.price_out is not None
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * (self.price_in or 0) + completion_tokens * (self.price_out or 0)) / 1e6
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Enter what was answered."""
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.spent += self.cost(prompt_tokens, completion_tokens)
+
+    def reserve(self, cost: float) -> bool:
+        """Set the cost of one more request aside; False: it has to wait for what others in flight really cost.
+
+        Raises:
+            UserError: with this request the cap would be passed.
+        """
+        if self.cap is not None and self.spent + cost > self.cap:
+            raise UserError(f"--max-cost {self.cap:g}: {self.spent:.4g} is spent, and the next request may cost {cost:.4g}; what "
+                            "was answered is kept: raise the cap, or ask fewer, and run again")
+        if self.cap is not None and self.spent + self.in_flight + cost > self.cap:
+            return False
+        self.in_flight += cost
+        return True
+
+    def release(self, cost: float) -> None:
+        """What was set aside for a request is known by now."""
+        self.in_flight -= cost
+
+    def estimate(self, tokens: Iterable[tuple[int, int]]) -> str:
+        """In words, what requests of so many (prompt, answer) tokens will take at most.
+
+        Raises:
+            UserError: they would pass the cap.
+        """
+        found = list(tokens)
+        into, out = sum(one for one, _ in found), sum(other for _, other in found)
+        cost = self.cost(into, out)
+        if self.cap is not None and self.spent + cost > self.cap:
+            before = f", and {self.spent:.4g} is spent" if self.spent else ""
+            raise UserError(f"--max-cost {self.cap:g}: {len(found):,} requests may cost {cost:.4g} ({into:,} prompt tokens, "
+                            f"{out:,} of answers, estimated){before}; ask fewer (--limit), or raise the cap")
+        priced = f"may cost {cost:.4g}" if self.priced else "no prices given"
+        return f"{len(found):,} requests, about {into:,} prompt tokens, at most {out:,} of answers: {priced}"

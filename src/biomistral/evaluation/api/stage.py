@@ -1,0 +1,102 @@
+"""The API engine from end to end: what the server can do, everything asked of it, what it answered as rows."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from biomistral import ranks
+from biomistral.artifact import Workspace
+from biomistral.endpoint.account import Account
+from biomistral.endpoint.place import find
+from biomistral.errors import UserError
+from biomistral.evaluation.answered import Answered
+from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
+from biomistral.evaluation.api.journal import Journal
+from biomistral.evaluation.api.notes import letter_notes
+from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
+from biomistral.evaluation.api.server import Server
+from biomistral.recipe import canonical_hash
+from biomistral.records import Question
+
+
+def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
+    """
+    Raises:
+        UserError: the server cannot be used, refuses a question, or would cost more than it may; likelihoods are asked of one
+            that gives none.
+    """
+    if not ranks.leads():
+        raise ranks.Dismissed  # one process keeps a server busy
+    if work.machine.cache:
+        raise UserError("--cache: finds answers by the hash of a model's weights, which nobody knows of a server; leave it out")
+    settings, use = work.settings, work.machine.requests
+    asks = list(asks_of(questions, settings))
+    place, account = find(settings.url, use.key_env), Account.of(use)
+    journal = Journal(work.path / "parts" / "answers.jsonl", account)
+    try:
+        served = Served(settings.model, {name: json.loads(value) for name, value in settings.body.items()})
+        server = Server(place, served, use, account, journal, settings.too_long == "drop")
+        server.estimate(asks, settings.top_logprobs)
+        sitting, notes = _begin(server, asks, settings.top_logprobs)
+        in_words = sitting.ask()
+    finally:
+        journal.close()
+    name = settings.name or settings.model
+    answered = [ask for ask in sitting.asks if ask.id not in server.long]
+    rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
+    letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
+    left_out = [(protocol.name, ask.shot_set, ask.question.id) for ask in sitting.asks if ask.id in server.long
+                for protocol in ask.protocols]
+    facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
+             "quantization": None, "url": place.url, "served": settings.model}
+    asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
+             "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None}
+    return Answered(facts, rows, left_out, notes + letter_notes(letters, sitting.tops), {"asked": asked})
+
+
+@dataclass(frozen=True)
+class _Sitting:
+    """The asks as a server can answer them; ``tops``: of how many likeliest tokens it names the probabilities, by route."""
+
+    server: Server
+    asks: list[Ask]
+    tops: dict[str, int]
+
+    def entries(self, ask: Ask) -> list[Entry]:
+        """What was read of the replies to an ask."""
+        return [self.server.journal.entries[request.key]
+                for request in requests_of(ask, self.server.served, self.tops[ask.route])]
+
+    def ask(self) -> set[tuple[str, int, str]]:
+        """Have everything answered; returns the ids of those asked in words, none of whose letters is among the likeliest
+        tokens."""
+        for route, top in self.tops.items():
+            self.server.ask([ask for ask in self.asks if ask.route == route], top)
+        wordless = {ask.id: ask for ask in self.asks if ask.way == "letters" and ask.id not in self.server.long
+                    and not has_letters(ask, self.entries(ask)[0])}
+        twins = {ask.in_words().id: ask.id for ask in wordless.values()}
+        self.server.ask([ask.in_words() for ask in wordless.values()], 0)
+        self.server.long.update(twins[one] for one in self.server.long & twins.keys())
+        return set(wordless)
+
+
+def _begin(server: Server, asks: list[Ask], top: int) -> tuple[_Sitting, list[str]]:
+    """See what this server can do, by asking the first question of each kind; also says what had to be changed.
+
+    Raises:
+        UserError: likelihoods are asked, and the server gives none of a prompt.
+    """
+    tops, notes, kept = {"completions": top, "chat/completions": top}, [], asks
+    for first in {(ask.route, ask.way): ask for ask in reversed(asks) if ask.way != "words"}.values():
+        able = server.able(first, top)
+        if able and first.way == "letters":
+            tops[first.route] = able
+        elif first.way == "letters":
+            kind = [ask for ask in asks if (ask.route, ask.way) == (first.route, first.way)]
+            names = dict.fromkeys((ask.id[0], ask.in_words().id[0]) for ask in kind)
+            notes += [f"{name}: the server gives no log-probabilities: asked as {other} instead" for name, other in names]
+            kept = [ask.in_words() if (ask.route, ask.way) == (first.route, first.way) else ask for ask in kept]
+        elif not able:
+            raise UserError(f"{server.place.url}: gives no log-probabilities of a prompt (echo), which {first.id[0]} needs; ask "
+                            "protocols that read letters or words, e.g. --protocols letters-0shot")
+    return _Sitting(server, list({ask.id: ask for ask in kept}.values()), tops), notes
