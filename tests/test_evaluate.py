@@ -16,7 +16,7 @@ import torch
 from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
-from biomistral.evaluation.summary import degenerate, positions, shot_sets, summarise
+from biomistral.evaluation.summary import degenerate, positions, sensitivity, summarise
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.records import ANSWER_SCHEMA, LETTERS, Question, read_rows, write_questions
 from biomistral.run import execute
@@ -261,10 +261,11 @@ def test_position_bias_and_sensitivity_to_the_shots(done):
     assert positions(biased) == {"shares": {"A": {"chosen": 1.0, "right": 0.5}, "B": {"chosen": 0.0, "right": 0.25},
                                             "C": {"chosen": 0.0, "right": 0.25}}, "distance": 0.5}
     assert positions([answer("", "A", 0)]) == {"shares": {}, "distance": 0}
-    rows = [{**answer(chosen, "A", number), "shot_set": shot_set}
+    rows = [{**answer(chosen, "A", number), "shot_set": shot_set, "permutation": 0}
             for shot_set, said in enumerate(("AAB", "ABB")) for number, chosen in enumerate(said)]
-    assert shot_sets(rows) == {"accuracies": [pytest.approx(2 / 3), pytest.approx(1 / 3)], "changed": pytest.approx(1 / 3)}
-    assert shot_sets(rows[:3]) is None
+    assert sensitivity(rows, "shot_set", "permutation") == {
+        "accuracies": pytest.approx([2 / 3, 1 / 3]), "changed": pytest.approx(1 / 3), "consistency": pytest.approx(5 / 6)}
+    assert sensitivity(rows[:3], "shot_set", "permutation") is None
     found = results_of(done)["protocols"]
     assert len(found["letters-3shot"]["shot_sets"]["accuracies"]) == 2
     three = found["letters-3shot"]

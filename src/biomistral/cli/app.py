@@ -77,7 +77,7 @@ def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> 
 def _show_scores(folders: list[Path], as_json: bool) -> None:
     if as_json:
         return
-    from biomistral.evaluation import table
+    from biomistral.reporting import table
 
     print(f"\n{table.render(table.read(folders))}")
 
@@ -171,12 +171,17 @@ def compare(
 
 @app.command()
 def ensemble(
-    folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models")], as_json: Json = False,
+    folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models; one will do for --permutations")],
+    permutations: Annotated[bool, typer.Option("--permutations", help=(
+        "a question's permutations (evaluate --permutations N) answer together too: self-consistency"))] = False,
+    by: Annotated[Literal["probability", "vote"], typer.Option("--by", help=(
+        "add up the options' probabilities, or let each answer be a vote (answers in words too)"))] = "probability",
+    as_json: Json = False,
 ) -> None:
-    """Several models as one, from their recorded answers: probabilities are added up, no model is run."""
+    """Several models as one, or one model's answers to permuted options, from recorded answers: no model is run."""
     from biomistral.reporting import ensemble as together
 
-    found = together.ensemble(folders)
+    found = together.ensemble(folders, permutations, by)
     emit(found, together.render(found), as_json)
 
 

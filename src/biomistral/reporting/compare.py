@@ -11,7 +11,8 @@ from biomistral.seeds import seed
 from biomistral.statistics import detectable_difference, holm, mcnemar, paired_difference
 
 SIGNIFICANT = 0.05
-_BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition", "questions")
+_BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition",
+                "number of permutations", "questions")
 
 
 @dataclass(frozen=True)

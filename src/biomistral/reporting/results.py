@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import canonical_hash
+from biomistral.scoring.permutations import published_letter
 
 Labels: TypeAlias = NDArray[np.object_]
 Scores: TypeAlias = NDArray[np.float64]
@@ -63,6 +64,12 @@ class Degenerate(_Part):
     score_of_always: float
 
 
+class Sensitivity(_Part):
+    accuracies: list[float]
+    changed: float
+    consistency: float
+
+
 class Bin(_Part):
     low: float
     high: float
@@ -89,6 +96,7 @@ class Protocol(_Part):
     overall: Score
     average: float
     degenerate: Degenerate | None = None
+    permutations: Sensitivity | None = None
     calibration: Calibration | None = None
     seconds: float | None = None
     questions_per_second: float | None = None
@@ -104,7 +112,7 @@ class Summary(_Part):
 
 @dataclass(frozen=True)
 class Run:
-    """One model under one protocol: its summary, and one score a question (its mean over the shot sets)."""
+    """One model under one protocol: its summary, and one score a question (its mean over shot sets and permutations)."""
 
     folder: Path
     model: ModelInfo
@@ -115,6 +123,7 @@ class Run:
     groups: Labels
     scores: Scores
     shot_sets: int
+    permutations: int
     chance: float
     questions: str
     """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
@@ -123,7 +132,7 @@ class Run:
     def board(self) -> tuple[Any, ...]:
         """What has to be equal before two runs may stand in one table."""
         return (self.benchmark.name, self.benchmark.key, self.benchmark.split, self.benchmark.limit, self.protocol,
-                self.summary.definition_hash, self.questions)
+                self.summary.definition_hash, self.permutations, self.questions)
 
     @property
     def group_names(self) -> list[str]:
@@ -211,10 +220,11 @@ def _read_summary(path: Path) -> Summary:
 
 def _read_answers(path: Path) -> pa.Table:
     try:
-        missing = set(_COLUMNS) - set(pq.read_schema(path).names)
+        there = set(pq.read_schema(path).names)
+        missing = set(_COLUMNS) - there
         if missing:
             raise UserError(f"{path}: column {min(missing)!r} is missing; evaluate again")
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        table = pq.read_table(path, columns=[*_COLUMNS, *there.intersection(("permutation", "order"))])
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; evaluate again") from error
     except pa.ArrowInvalid as error:
@@ -222,23 +232,38 @@ def _read_answers(path: Path) -> pa.Table:
     for name in _COLUMNS:
         if table[name].null_count:
             raise UserError(f"{path}: column {name!r} has {table[name].null_count} empty values; evaluate again")
-    return table
+    return _as_published(table)
+
+
+def _as_published(table: pa.Table) -> pa.Table:
+    """Right answers by their published letters, so that a question's permutations are one question; ``way``: how it was asked."""
+    if "order" not in table.column_names:  # recorded before there were permutations
+        table = table.append_column("order", pa.nulls(len(table))).append_column("permutation", pa.nulls(len(table), pa.int32()))
+    rows = zip(table["answer"].to_pylist(), table["order"].to_pylist(), strict=True)
+    letters = pa.array([published_letter({"order": order}, answer) for answer, order in rows], pa.string())
+    number = pc.fill_null(table["permutation"], 0)
+    way = pc.binary_join_element_wise(pc.cast(table["shot_set"], pa.string()), pc.cast(number, pa.string()), " ")
+    for name, column in (("answer", letters), ("permutation", number)):
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table.append_column("way", way)
 
 
 def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Run:
     """Collapse the answers of one protocol to one score a question, in the order of task, language and question."""
     right = answers.set_column(answers.column_names.index("right"), "right", pc.cast(answers["right"], pa.float64()))
-    table = right.group_by(list(_QUESTION)).aggregate([("right", "mean"), ("shot_set", "count_distinct"), ("shot_set", "count")])
+    ways = ("shot_set", "permutation", "way")
+    table = right.group_by(list(_QUESTION)).aggregate([("right", "mean"), ("right", "count"),
+                                                       *((way, "count_distinct") for way in ways)])
     table = table.sort_by([(name, "ascending") for name in _QUESTION])
-    shot_sets = pc.unique(table["shot_set_count_distinct"]).to_pylist()
-    twice = pc.any(pc.not_equal(table["shot_set_count"], table["shot_set_count_distinct"])).as_py()
-    if len(shot_sets) != 1 or twice:
-        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set; "
-                        "evaluate again")
+    counts = [pc.unique(table[name]).to_pylist() for name in (*(f"{way}_count_distinct" for way in ways), "right_count")]
+    shot_sets, permutations = counts[0][0], counts[1][0]
+    if counts != [[shot_sets], [permutations], [shot_sets * permutations], [shot_sets * permutations]]:
+        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set and "
+                        "permutation; evaluate again")
     questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
     chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
     return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], _strings(table["task"]),
-               _strings(table["group"]), table["right_mean"].to_numpy(), shot_sets[0], chance, questions)
+               _strings(table["group"]), table["right_mean"].to_numpy(), shot_sets, permutations, chance, questions)
 
 
 def _strings(column: pa.ChunkedArray) -> Labels:

@@ -11,13 +11,13 @@ Row = dict[str, Any]
 
 
 def score(rows: Sequence[Row]) -> dict[str, Any]:
-    """One SCORE: ``n`` questions, ``right`` the mean number right over the shot sets, accuracy with its 95 % interval
-    (clustered by question), population spread over the shot sets, and means of letter mass and open accuracy.
+    """One SCORE: ``n`` questions, ``right`` the mean number right over shot sets and permutations, accuracy with its 95 %
+    interval (clustered by question), population spread over the shot sets, and means of letter mass and open accuracy.
     """
     questions = [[row["right"] for row in found] for found in split_by(rows, "question").values()]
     sets = [float(np.mean([row["right"] for row in found])) for found in split_by(rows, "shot_set").values()]
     accuracy = float(np.mean([row["right"] for row in rows]))
-    return {"n": len(questions), "right": sum(row["right"] for row in rows) / len(sets), "accuracy": accuracy,
+    return {"n": len(questions), "right": sum(row["right"] for row in rows) * len(questions) / len(rows), "accuracy": accuracy,
             "interval": list(cluster_interval(questions)), "spread": spread(sets), "letter_mass": _mean(rows, "letter_mass"),
             "open_accuracy": _mean(rows, "open_right"), **_of_texts(rows), **_of_truth(rows)}
 

@@ -28,9 +28,22 @@ def _table(protocol: str, results: Sequence[dict[str, Any]]) -> str:
     for name, field in (("MC2", "mc2"), ("answers that could be read", "parsed"), ("right among those", "accuracy_of_parsed")):
         if any(score["overall"].get(field) is not None for score in scores):
             rows.append([name, "", *(_percent(score["overall"].get(field)) for score in scores)])
+    rows += _sensitivities(scores)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if column != 1 else cell.rjust(width)
                                for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+
+
+def _sensitivities(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What other shots and other orders of the options change."""
+    rows = []
+    for field, one in (("shot_sets", "shot sets"), ("permutations", "permutations")):
+        found = [score.get(field) for score in scores]
+        if any(found):
+            rows.append([f"all questions, by {one}", "", *(
+                " ".join(_percent(share) for share in each["accuracies"]) if each else "-" for each in found)])
+            rows.append([f"answers that change with {one}", "", *(_percent(each and each["changed"]) for each in found)])
+    return rows
 
 
 def _percent(share: float | None) -> str:
