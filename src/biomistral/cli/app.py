@@ -186,6 +186,21 @@ def ensemble(
 
 
 @app.command()
+def contamination(
+    results: Annotated[Path, typer.Argument(help="results folder of a model")],
+    corpus: Annotated[Path, typer.Option("--corpus", help="corpus folder it was trained on, or any other")],
+    suite: Annotated[Path | None, typer.Option("--suite", help="the benchmark that was asked, where it does not lie there any "
+                                               "more")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which questions stand in a corpus, and the scores with and without them, from recorded answers: no model is run."""
+    from biomistral import contamination as overlap
+
+    found = overlap.contamination(results, corpus, suite)
+    emit(found, overlap.render(found), as_json)
+
+
+@app.command()
 def lineage(
     folder: Annotated[Path, typer.Argument(help="a site, results, model or corpus folder")],
     documents: Annotated[bool, typer.Option("--documents", help="list every article with its licence")] = False,
