@@ -53,11 +53,13 @@ app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False,
                   help="Turn an open language model into a medical one, and prove what it got.",
                   epilog="Begin with: biomistral doctor; biomistral run recipes/quickstart.yaml")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
+results_app = typer.Typer(no_args_is_help=True, help="Bring in results that others measured.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
 app.add_typer(model_app, name="model")
 app.add_typer(merge_app, name="merge")
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(results_app, name="results")
 
 
 def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
@@ -122,6 +124,7 @@ add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite
           "model")
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
+add_stage(results_app, "import", "reported")
 
 
 @benchmark_app.command("list")
