@@ -129,4 +129,4 @@ def test_beside_ours_on_the_page_but_in_no_table_of_ours(tmp_path: Path, capsys:
     with pytest.raises(UserError, match="imported results stand beside measured ones"):
         execute(ReportSettings(results=[str(tmp_path / "theirs")]), tmp_path / "alone")
     with pytest.raises(UserError, match="holds a reported artifact, a evaluate artifact was expected"):
-        compare(ours, tmp_path / "theirs")
+        compare(ours, [tmp_path / "theirs"])

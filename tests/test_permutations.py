@@ -177,11 +177,11 @@ def test_models_and_permutations_answer_together_or_models_alone(place):
 
 
 def test_other_numbers_of_permutations_are_not_compared(place):
-    rows = compare(place / "of-one", place / "of-two")
+    rows = compare(place / "of-one", [place / "of-two"])
     assert {row["n"] for row in rows if row["scope"] == "overall"} == {12}
     run(place, "letters", protocols=["medconceptsqa-0shot"], permutations=1)
     with pytest.raises(UserError, match=r"the number of permutations differs \(1 and 3\)"):
-        compare(place / "letters", place / "of-two")
+        compare(place / "letters", [place / "of-two"])
 
 
 def test_a_question_too_long_behind_one_of_the_shot_sets_is_left_out_of_all(place, tmp_path):

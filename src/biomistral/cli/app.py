@@ -81,7 +81,7 @@ def _show_scores(folders: list[Path], as_json: bool) -> None:
         return
     from biomistral.reporting import table
 
-    print(f"\n{table.render(table.read(folders))}")
+    print(f"\n{table.render(table.read(folders), table.ranks_of(folders))}")
 
 
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
@@ -163,12 +163,13 @@ def preview_command(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="results folder of the baseline")],
-    second: Annotated[Path, typer.Argument(help="results folder of the other model")], as_json: Json = False,
+    others: Annotated[list[Path], typer.Argument(help="results folders of the models compared with it")], as_json: Json = False,
 ) -> None:
-    """Compare two models on the same questions: paired differences with intervals and exact McNemar tests."""
+    """Compare models with a baseline on the same questions: paired differences with intervals and exact McNemar tests, corrected
+    for their number (Holm)."""
     from biomistral.reporting import compare as comparison
 
-    rows = comparison.compare(first, second)
+    rows = comparison.compare(first, others)
     emit(rows, comparison.render(rows), as_json)
 
 
