@@ -21,7 +21,7 @@ from biomistral.models.load import load_model, load_tokenizer
 from biomistral.records import ANSWER_SCHEMA, LETTERS, Question, read_rows, write_questions
 from biomistral.run import execute
 from biomistral.scoring.groups import context_length
-from biomistral.statistics import wilson
+from biomistral.statistics import cluster_interval, wilson
 from tiny import make_model
 
 WORDS = ["heart", "lung disease", "kidney", "acute liver pain", "brain fever", "essential hypertension", "cough", "中文 é"]
@@ -103,8 +103,11 @@ def test_results_follow_from_the_answers(done):
             assert score["interval"][0] <= score["accuracy"] <= score["interval"][1]
         assert summary["average"] == pytest.approx(sum(score["accuracy"] for score in summary["tasks"].values()) / 2)
         assert {group: score["n"] for group, score in summary["groups"].items()} == {"taught": 8, "untaught": 4}
-    zero = results["protocols"]["letters-0shot"]["overall"]
-    assert zero["interval"] == pytest.approx(wilson(zero["right"], 24))
+    zero = results["protocols"]["letters-0shot"]
+    assert zero["tasks"]["hard"]["interval"] == pytest.approx(wilson(zero["tasks"]["hard"]["right"], 12))
+    right = {row["question"]: row["right"] for row in rows if row["protocol"] == "letters-0shot"}
+    pairs = [[right[f"{task}-{number}"] for task in ("easy", "hard")] for number in range(5, 17)]  # both ask about the same codes
+    assert zero["overall"]["interval"] == pytest.approx(cluster_interval(pairs))
     assert results["protocols"]["cloze-sum"]["overall"]["letter_mass"] is None
     assert results["protocols"]["letters-0shot"]["follows_prompt"] is False  # random weights follow nothing
     assert any("did not follow the prompt" in warning for warning in results["warnings"])

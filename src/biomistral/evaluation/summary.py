@@ -94,8 +94,15 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def calibration(rows: Sequence[Row]) -> dict[str, Any]:
-    """Calibration over all answers; ``paper_ece_5`` over the last shot set of the published order alone, as the original's sets
-    overwrote one another (None without letters)."""
+    """Calibration over all answers, with its reliability diagram, and of each task."""
+    confidence, right = [max(row["probabilities"]) for row in rows], [row["right"] for row in rows]
+    return {**_calibration(rows), "bins": reliability_bins(confidence, right),
+            "tasks": {task: _calibration(found) for task, found in split_by(rows, "task").items()}}
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, float | None]:
+    """``paper_ece_5`` is over the last shot set of the published order alone, as the original's sets overwrote one another (None
+    without letters)."""
     probabilities = [row["probabilities"] for row in rows]
     confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
     last = [row for row in rows if row["shot_set"] == rows[-1]["shot_set"] and not row["permutation"]]
@@ -104,8 +111,7 @@ def calibration(rows: Sequence[Row]) -> dict[str, Any]:
         paper = paper_ece_5([row["probabilities"] for row in last], [row["letter_mass"] for row in last],
                             [row["right"] for row in last])
     return {"ece": ece(confidence, right), "adaptive_ece": adaptive_ece(confidence, right),
-            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper,
-            "bins": reliability_bins(confidence, right)}
+            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper}
 
 
 def warnings(name: str, protocols: dict[str, Any]) -> list[str]:

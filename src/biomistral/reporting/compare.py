@@ -1,14 +1,15 @@
 """Paired comparisons: two models on the same questions, under the same protocol, or not at all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
-from biomistral.reporting.results import Run, Scores, read_results
+from biomistral.reporting.results import Run, read_results
 from biomistral.seeds import seed
-from biomistral.statistics import detectable_difference, holm, mcnemar, paired_difference, ranks_with_ties
+from biomistral.statistics import detectable_difference, differences, holm, mcnemar, paired_difference, ranks_with_ties
 
 SIGNIFICANT = 0.05
 _BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition",
@@ -21,7 +22,9 @@ class Difference:
 
     ``gained`` counts the questions that the model got right more often than the baseline, ``lost`` the other way round:
     with one shot set these are McNemar's discordant pairs, with several its exact form is the sign test over questions.
-    ``detectable`` is the smallest true difference that so many questions show in 80 of 100 cases (None of a single one).
+    Questions that several tasks share count once there, and as one in the intervals.
+    ``detectable`` is the smallest true difference that so many questions show in 80 of 100 cases (None of a single one, or where
+    no answer differs).
     """
 
     kind: str
@@ -52,12 +55,20 @@ def paired(run: Run, baseline: Run, kind: str = "overall", scope: str = "overall
     """Compare two runs of one board over all questions, or those of one task or group."""
     assert run.board == baseline.board, "only runs of one board are compared"
     mine, theirs = run.scope(kind, scope), baseline.scope(kind, scope)
-    difference, low, high = paired_difference(mine, theirs, seed(root, "paired", run.protocol, kind, scope))
-    gained, lost = paired_counts(mine, theirs)
+    clusters = run.clusters[run.places(kind, scope)]
+    difference, low, high = paired_difference(mine, theirs, seed(root, "paired", run.protocol, kind, scope), clusters=clusters)
+    gained, lost = discordant(run, baseline, kind, scope)
     p = mcnemar(gained, lost)
-    detectable = detectable_difference(mine, theirs) if len(mine) > 1 else None
+    detectable = detectable_difference(mine, theirs, clusters=clusters) if gained or lost else math.inf
     return Difference(kind, scope, len(mine), float(mine.mean()), float(theirs.mean()), difference, low, high, gained, lost,
-                      p, p, detectable)
+                      p, p, detectable if math.isfinite(detectable) else None)
+
+
+def discordant(run: Run, other: Run, kind: str = "overall", scope: str = "overall") -> tuple[int, int]:
+    """Questions that the first answered right more often than the second, and the other way round; those that several tasks share
+    count once."""
+    sums, _ = differences(run.scope(kind, scope), other.scope(kind, scope), run.clusters[run.places(kind, scope)])
+    return int((sums > 0).sum()), int((sums < 0).sum())
 
 
 def against(baseline: Run, runs: Sequence[Run], kind: str, scope: str, root: int = 0) -> dict[str, Difference]:
@@ -71,7 +82,7 @@ def not_beaten(runs: Sequence[Run]) -> tuple[str, list[str]]:
     """The model that leads, and those the exact paired test (Holm) cannot tell from it."""
     leader = max(runs, key=lambda run: run.summary.overall.accuracy)
     rivals = [run for run in runs if run is not leader]
-    p_values = [mcnemar(*paired_counts(leader.scores, run.scores)) for run in rivals]
+    p_values = [mcnemar(*discordant(leader, run)) for run in rivals]
     tied = [run.model.name for run, p in zip(rivals, holm(p_values), strict=True) if p >= SIGNIFICANT]
     return leader.model.name, tied
 
@@ -88,18 +99,13 @@ def ranks(board: Sequence[Run]) -> list[int]:
     """Rank of each run, 1 the best: one more than the number of runs that are better over all questions by the exact paired test,
     corrected for the number of pairs (Holm). Runs that are beaten by as many share a rank."""
     pairs = [(one, other) for one in range(len(board)) for other in range(one)]
-    found = [paired_counts(board[one].scores, board[other].scores) for one, other in pairs]
+    found = [discordant(board[one], board[other]) for one, other in pairs]
     better = [[False] * len(board) for _ in board]
     for (one, other), (gained, lost), p in zip(pairs, found, holm([mcnemar(*each) for each in found]), strict=True):
         if p < SIGNIFICANT:
             winner, loser = (one, other) if gained > lost else (other, one)
             better[winner][loser] = True
     return ranks_with_ties([run.summary.overall.accuracy for run in board], better)
-
-
-def paired_counts(mine: Scores, theirs: Scores) -> tuple[int, int]:
-    """Questions that the first answered right more often, and those that the second did."""
-    return int((mine > theirs).sum()), int((mine < theirs).sum())
 
 
 def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:

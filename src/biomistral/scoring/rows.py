@@ -38,7 +38,8 @@ def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[in
                   "shot_set": group.shot_set, "group": str(question.meta.get("group", "")), "options": len(question.options),
                   "answer": question.answer, "prompt_hash": canonical_hash([group.prompts[index], *question.options])[:16],
                   "prompt_tokens": len(group.items[index].prompt), "seconds": answer.seconds, "shots": group.num_shots,
-                  "permutation": question.meta.get("permutation", 0), "order": question.meta.get("order")}
+                  "permutation": question.meta.get("permutation", 0), "order": question.meta.get("order"),
+                  "cluster": canonical_hash([question.stem, question.context])[:16]}
         for protocol in group.protocols:
             scored = _fields(answer, question, tokenizer, protocol.score)
             right = scored["chosen"] == question.answer
