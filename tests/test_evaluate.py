@@ -237,6 +237,15 @@ def test_scores_are_printed_as_a_table(place, done, capsys, monkeypatch):
     assert second.startswith("cloze-sum")
 
 
+def test_a_suite_by_name_that_was_not_built_is_said_how_to_build(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["biomistral", "evaluate", "--model", "m", "--suite", "biomistral", "--out", "r"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert "biomistral benchmark build biomistral --files FILES --out biomistral" in capsys.readouterr().err
+
+
 def test_a_prompt_longer_than_the_context_is_refused_by_name(place):
     long = Question(id="too-long", task="t", stem="heart " * 600, options=("a", "b"), answer="A")
     write_questions(place / "long.parquet", [long])

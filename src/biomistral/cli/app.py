@@ -6,12 +6,13 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 import typer.core
 
 from biomistral import __version__, ranks
+from biomistral.benchmarks.settings import Suite
 from biomistral.cli.common import (
     COMMON,
     Device,
@@ -64,6 +65,11 @@ app.add_typer(results_app, name="results")
 
 def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
     """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several; then their scores as a table."""
+    suite = several[0].benchmark  # type: ignore[attr-defined]
+    if suite in get_args(Suite) and not Path(suite).exists():
+        files = "" if suite == "medconceptsqa" else "--files FILES "
+        raise UserError(f"--suite {suite}: no such folder; make it once with: "
+                        f"biomistral benchmark build {suite} {files}--out {suite}")
     if len(several) == 1:
         run_stage(several[0], out, **common)
         _show_scores([out], common["as_json"])
@@ -178,8 +184,9 @@ def ensemble(
     folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models; one will do for --permutations")],
     permutations: Annotated[bool, typer.Option("--permutations", help=(
         "a question's permutations (evaluate --permutations N) answer together too: self-consistency"))] = False,
-    by: Annotated[Literal["probability", "vote"], typer.Option("--by", help=(
-        "add up the options' probabilities, or let each answer be a vote (answers in words too)"))] = "probability",
+    by: Annotated[Literal["probability", "mass", "vote"], typer.Option("--by", help=(
+        "add up the options' probabilities, those before they were renormalised (as the original), or votes (of answers in words "
+        "too)"))] = "probability",
     as_json: Json = False,
 ) -> None:
     """Several models as one, or one model's answers to permuted options, from recorded answers: no model is run."""

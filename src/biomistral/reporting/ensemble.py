@@ -1,6 +1,7 @@
 """Several answers as one, from the records alone: of several models, of several permutations of the options, or of both.
 
-Option probabilities are added up and the highest sum answers, as in the paper; or each answer is a vote.
+Option probabilities are added up and the highest sum answers; or, as the original's scripts do, those that the letters had
+before they were renormalised (``mass``), so that a model which followed the prompt counts for more; or each answer is a vote.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from biomistral.reporting.results import read_results
 from biomistral.scoring.permutations import published_letter, published_probabilities
 from biomistral.scoring.tally import Row, score, split_by
 
-By = Literal["probability", "vote"]
+By = Literal["probability", "mass", "vote"]
 _Key = tuple[str, str, int, int]
 _SAME = ("answer", "options", "task", "prompt_hash")
 
@@ -83,9 +84,10 @@ def _joined(rows: Sequence[Row], by: By) -> Row:
     first = together[0]
     sums = np.zeros(first["options"])
     if all(row["probabilities"] is not None for row in together):
-        sums = np.mean([row["probabilities"] for row in together], axis=0)
+        masses = [row["letter_mass"] if by == "mass" and row["letter_mass"] is not None else 1.0 for row in together]
+        sums = np.average([row["probabilities"] for row in together], axis=0, weights=masses)
     votes = Counter(row["chosen"] for row in together if by == "vote" and row["chosen"])
-    letters = LETTERS[:first["options"]] if votes or by == "probability" else ""
+    letters = LETTERS[:first["options"]] if votes or by != "vote" else ""
     chosen = max(letters, key=lambda letter: (votes[letter], sums[LETTERS.index(letter)]), default="")
     return {**first, "model": "ensemble", "chosen": chosen, "right": chosen == first["answer"], "letter_mass": None,
             "open_right": None, "said": None, "truth_mass": None, "probabilities": sums.tolist()}
