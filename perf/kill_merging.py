@@ -59,7 +59,7 @@ def tensors_done(out: Path) -> int:
 
 
 def digests(out: Path) -> dict[str, str]:
-    return {name: entry["sha256"] for name, entry in open_artifact(out).manifest["files"].items()}
+    return {name: entry["blake3"] for name, entry in open_artifact(out).manifest["files"].items()}
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def in_checkpoint(out: Path) -> bool:
 
 
 def digest(out: Path) -> str:
-    found: str = open_artifact(out).manifest["files"]["model.safetensors"]["sha256"]
+    found: str = open_artifact(out).manifest["files"]["model.safetensors"]["blake3"]
     return found
 
 

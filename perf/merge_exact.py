@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from biomistral.merging.catalogue import METHODS
+from biomistral.merging.draws import dare_mask
 from biomistral.merging.plan import plan_merge
-from biomistral.merging.scalars import later_bits, uniform_bits
+from biomistral.merging.scalars import dare_density, uniform_bits
 from biomistral.merging.settings import MergeSettings
 from biomistral.run import execute
 from biomistral.seeds import seed
@@ -138,14 +139,16 @@ def make_models(folder: Path, dtype: str) -> dict[str, Path]:
 
 
 def save_numbers(config: Path, path: Path) -> None:
-    """The uniform numbers that decide our masks, for every tensor and model."""
+    """The uniform numbers of 32 bits that decide our masks, for every tensor and model; where only the mask is known, the
+    lowest and one that is too large."""
     numbers = {}
     for tensor in plan_merge(config, {}).tensors:
         for position, source in enumerate(tensor.inputs[1:]):
             key = seed(0, "dare", tensor.name, position)
             if METHODS[tensor.method].thins == "random":
-                first, later = uniform_bits(key, 0, tensor.numel, 8), later_bits(key, np.arange(tensor.numel))
-                bits = (first.astype("int64") << 24) + later.astype("int64")
+                mask: np.ndarray = np.empty(tensor.numel, np.uint8)
+                dare_mask(key, 0, dare_density(source.parameters["density"], tensor.dtype), mask)
+                bits = np.where(mask, 0, 2**32)
             else:
                 bits = uniform_bits(key, 0, tensor.numel).astype("int64")
             numbers[f"{Path(source.model).name}/{tensor.name}"] = torch.from_numpy(bits)

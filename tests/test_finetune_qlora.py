@@ -90,7 +90,7 @@ def test_merged_into_what_it_was_trained_on(storage: str, rounding: Any, bits: f
     assert facts["quantized"]["bits_per_weight"] == pytest.approx(bits, rel=1e-5)  # 32-bit scales by 64 values, or by row
     again = finetune(model, train, tmp_path / "again", qlora=quantised)
     first, second = (made.manifest["files"] for made in (artifact, again))
-    assert all(first[name]["sha256"] == second[name]["sha256"] for name in first if name != "metrics.jsonl")  # holds seconds
+    assert all(first[name]["blake3"] == second[name]["blake3"] for name in first if name != "metrics.jsonl")  # holds seconds
 
 
 @needs_bitsandbytes

@@ -146,7 +146,7 @@ def numbers(out: Path) -> dict[str, object]:
         if artifact.kind == "evaluate":
             found[name] = pq.read_table(artifact.path / "answers.parquet").drop_columns(["seconds"]).to_pydict()
         elif artifact.kind not in ("report",):
-            found[name] = {file: entry["sha256"] for file, entry in artifact.manifest["files"].items() if file not in UNLIKE}
+            found[name] = {file: entry["blake3"] for file, entry in artifact.manifest["files"].items() if file not in UNLIKE}
         found[name + " key"] = artifact.key
     return found
 

@@ -23,6 +23,7 @@ from biomistral.merging.fused import native
 from biomistral.merging.fused.operators import LOOPS
 from biomistral.merging.operators import OnTorch, torch_operator
 from biomistral.merging.planned import PlannedInput, PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.merging.tensors import as_tensor
 from biomistral.run import execute
 from merge_models import FILES, settings
@@ -57,10 +58,10 @@ def carried_out(operator: Operator, inputs: np.ndarray, chunk: int) -> tuple[byt
     parts, count = [], inputs.shape[1]
     for number in range(operator.passes):
         for start, size in chunks(count, chunk):
-            operator.observe(number, np.ascontiguousarray(inputs[:, start:start + size]), start, size)
+            operator.observe(number, Rows(inputs[:, start:start + size]), start)
         operator.settle(number)
     for start, size in chunks(count, chunk):
-        parts.append(operator.apply(np.ascontiguousarray(inputs[:, start:start + size]), start, size).tobytes())
+        parts.append(operator.apply(Rows(inputs[:, start:start + size]), start).tobytes())
     return b"".join(parts), operator.facts()
 
 

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biomistral.merging import blocks, kernels, methods, scalars
+from biomistral.merging.blocks import BLOCK
+from biomistral.merging.draws import dare_mask
 from biomistral.merging.floats import Float
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -150,28 +152,61 @@ def test_ties_of_one_whole_model_is_the_base_plus_its_delta(seed: int, weight: f
 # ---- DARE -----------------------------------------------------------------------------------------------------------
 
 
+def drawn(key: int, start: int, count: int, density: float) -> np.ndarray:
+    """A mask as bools; what `dare_mask` says of it is true."""
+    mask = np.empty(count, np.uint8)
+    assert dare_mask(key, start, density, mask) == mask.sum()
+    assert mask.max(initial=0) <= 1
+    return mask.astype(bool)
+
+
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**63 - 1), st.integers(0, 40), st.integers(1, 3000), st.floats(0, 1))
+@given(st.integers(0, 2**63 - 1), st.integers(0, 3), st.integers(1, 9000), st.floats(0, 1))
 def test_a_mask_is_a_function_of_the_position(key: int, block: int, count: int, density: float) -> None:
     for share in (density, round(density * 256) / 256):  # of 32 random bits and of 8
-        whole = scalars.dare_mask(key, 0, 32 * block + count, share)
-        assert np.array_equal(scalars.dare_mask(key, 32 * block, count, share), whole[32 * block:])
+        whole = drawn(key, 0, BLOCK * block + count, share)
+        assert np.array_equal(drawn(key, BLOCK * block, count, share), whole[BLOCK * block:])
+
+
+def philox(counter: np.ndarray, key: int) -> np.ndarray:
+    """Philox4x32-10 as its paper gives it, (4, counters); 64-bit counters, as the upper two words are not used here."""
+    words = [counter & 0xFFFFFFFF, counter >> 32, np.zeros_like(counter), np.zeros_like(counter)]
+    first, second = np.uint64(key & 0xFFFFFFFF), np.uint64(key >> 32)
+    for _ in range(10):
+        left, right = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        words = [(right >> 32) ^ words[1] ^ first, right & 0xFFFFFFFF, (left >> 32) ^ words[3] ^ second, left & 0xFFFFFFFF]
+        first, second = (first + 0x9E3779B9) & np.uint64(0xFFFFFFFF), (second + 0xBB67AE85) & np.uint64(0xFFFFFFFF)
+    return np.stack(words).astype(np.uint32)
+
+
+def test_philox_gives_its_authors_numbers() -> None:
+    assert [f"{word:08x}" for word in philox(np.zeros(1, np.uint64), 0)[:, 0]] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**63 - 1), st.sampled_from([0, 3, (1 << 32) // 256, (1 << 32) // 256 - 1]), st.integers(0, 256))
+def test_a_mask_is_philox_below_the_density(key: int, block: int, limit: int) -> None:
+    numbers = philox(np.arange(256, dtype=np.uint64) + np.uint64(256 * block), key).reshape(-1).view(np.uint8)
+    assert np.array_equal(drawn(key, BLOCK * block, BLOCK, limit / 256), numbers < limit)
+    between = drawn(key, BLOCK * block, BLOCK, min(1.0, (limit + 0.5) / 256))
+    assert between[numbers < limit].all()
+    assert not between[numbers > limit].any()
 
 
 def test_masks_keep_the_share_they_should() -> None:
     for density in (0.1, 0.3 / 2**12, 0.375, 0.5, 1 - 2**-16, 0.9):
-        kept = scalars.dare_mask(7, 0, 200_000, density).mean()
+        kept = drawn(7, 0, 200_000, density).mean()
         assert abs(float(kept) - density) < 5 * math.sqrt(density * (1 - density) / 200_000)
-    assert not scalars.dare_mask(1, 0, 64, 0.0).any()
-    assert scalars.dare_mask(1, 0, 64, 1.0).all()
-    assert not np.array_equal(scalars.dare_mask(1, 0, 64, 0.5), scalars.dare_mask(2, 0, 64, 0.5))
+    assert not drawn(1, 0, 64, 0.0).any()
+    assert drawn(1, 0, 64, 1.0).all()
+    assert not np.array_equal(drawn(1, 0, 64, 0.5), drawn(2, 0, 64, 0.5))
 
 
 def test_dare_keeps_the_mean_of_a_task_vector() -> None:
     """Dropping and dividing by the density leaves the expectation: checked within five standard errors."""
     delta = random_tensor(3, 100_000, torch.float32) * 0.01 + 0.005
     density = 0.3
-    thinned = delta * scalars.dare_mask(11, 0, len(delta), density) / density
+    thinned = delta * torch.from_numpy(drawn(11, 0, len(delta), density)) / density
     spread = math.sqrt(float((delta**2).sum()) * (1 - density) / density) / len(delta)
     assert abs(float(thinned.mean() - delta.mean())) < 5 * spread
 

@@ -20,9 +20,10 @@ from biomistral.merging.blocks import BLOCK
 from biomistral.merging.card import public
 from biomistral.merging.diff import diff, render
 from biomistral.merging.floats import Float, narrow, widen
-from biomistral.merging.fused.measures import peak
+from biomistral.merging.fused.native import run
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.report import licence_of
+from biomistral.merging.rows import Rows
 from biomistral.run import execute
 from merge_models import FILES, make_models, save_moved, settings
 from tiny import make_model
@@ -132,7 +133,9 @@ def test_zero_tensors_are_reported(tmp_path: Path, models: dict[str, Path]) -> N
 @given(st.lists(st.floats(width=16), max_size=20), st.sampled_from([Float.BF16, Float.F32]))
 def test_the_peak_is_the_largest_magnitude(values: list[float], dtype: Float) -> None:
     stored = narrow(np.array(values, np.float32), dtype)
-    high = peak(stored)
+    found = np.zeros(1, np.int64)
+    high = run("peaks", dtype, Rows([stored]).addresses, 1, len(stored), found)
+    assert high == found[0]
     assert (high < Float.F32.infinity) == bool(np.isfinite(widen(stored, dtype)).all())
     if high < Float.F32.infinity:
         assert np.int32(high).view(np.float32) == np.abs(widen(stored, dtype)).max(initial=0)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,8 +19,8 @@ from biomistral.artifact import open_artifact, verify
 from biomistral.errors import UserError
 from biomistral.merging import stream as streaming
 from biomistral.merging.checkpoint import Reader
+from biomistral.merging.draws import dare_mask
 from biomistral.merging.plan import plan_merge
-from biomistral.merging.scalars import dare_mask
 from biomistral.merging.settings import MergeSettings
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.run import execute
@@ -100,7 +101,9 @@ def test_dare_with_its_mask(tmp_path: Path, models: dict[str, Path], rescale: st
     base, other = (load_file(models[name] / "model.safetensors") for name in "AB")
     for name, tensor in found.items():
         delta = (other[name] - base[name]).flatten()
-        kept = delta * torch.from_numpy(dare_mask(seed(5, "dare", name, 0), 0, delta.numel(), 0.5))
+        mask = np.empty(delta.numel(), np.uint8)
+        dare_mask(seed(5, "dare", name, 0), 0, 0.5, mask)
+        kept = delta * torch.from_numpy(mask)
         ratio = (delta.float().abs().sum().bfloat16() / kept.float().abs().sum().bfloat16()) if rescale == "mergekit" else 2.0
         wanted = base[name] + (kept * ratio * 0.5).view(tensor.shape)
         assert (tensor != wanted).float().mean() < (0.02 if rescale == "mergekit" else 1e-9), name
@@ -302,7 +305,7 @@ def test_an_input_that_shrinks_while_it_is_read(tmp_path: Path, models: dict[str
     shrinking = make_model(tmp_path / "B", dtype="bfloat16")
     made = plan_merge(Path(settings(tmp_path, FILES["slerp"], models).config), {"A": models["A"], "B": shrinking})
     os.truncate(shrinking / "model.safetensors", 5000)
-    reader, source = Reader(1, 4096), made.tensors[-1].inputs[1]
+    reader, source = Reader(1), made.tensors[-1].inputs[1]
     with pytest.raises(UserError, match=r"ended inside tensor model\.norm\.weight"):
         reader.read(0, source.tensor, source.stored, 0, source.stored.numel)
     reader.close()

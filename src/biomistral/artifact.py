@@ -29,7 +29,7 @@ from biomistral.memory import lasting_imports
 from biomistral.recipe import Input, Machine, Settings, StageSettings, canonical_hash, plain
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 _VERSIONS_OF = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "lxml", "peft", "gguf")
 
 
@@ -87,7 +87,7 @@ def verify(artifact: Artifact) -> list[str]:
         file = artifact.path / name
         if not file.is_file():
             problems.append(f"{file}: missing")
-        elif file_digest(file) != expected["sha256"]:
+        elif file_digest(file) != expected["blake3"]:
             problems.append(f"{file}: differs from the hash in the manifest")
     return problems
 
@@ -302,12 +302,12 @@ def _seal(work: Workspace, entries: list[dict[str, Any]], started: float) -> Non
     for file in files_under(work.path):
         if file.stat().st_mode & 0o777 != mode:  # changing nothing would still make a file look changed
             file.chmod(mode)
-    files = {file.relative_to(work.path).as_posix(): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
+    files = {file.relative_to(work.path).as_posix(): {"bytes": file.stat().st_size, "blake3": file_digest(file)}
              for file in files_under(work.path)}
     body = {"schema": SCHEMA, "kind": work.settings.kind, "key": work.key, "version": work.settings.version,
             "settings": plain(work.settings), "inputs": entries, "counts": plain(work.counts),
             "licences": plain(work.licences), "facts": plain(work.facts), "files": files}
-    content = canonical_hash({"kind": work.settings.kind, "files": {name: entry["sha256"] for name, entry in files.items()}})
+    content = canonical_hash({"kind": work.settings.kind, "files": {name: entry["blake3"] for name, entry in files.items()}})
     write_json(work.path / MANIFEST, {**body, "content": content, "made": _made(started), "ancestors": ancestors})
 
 

@@ -10,6 +10,7 @@ from biomistral.merging.blocks import BLOCK
 from biomistral.merging.floats import Float, widen
 from biomistral.merging.fused.native import run, spare
 from biomistral.merging.planned import PlannedTensor
+from biomistral.merging.rows import Rows, address
 
 _WHOLE_UP_TO = 64
 _STEP = 16
@@ -24,9 +25,10 @@ class Account:
         self._task = task
         self._step = _STEP if task.numel > _WHOLE_UP_TO * BLOCK else 1
         self._sums: list[np.ndarray] = [np.empty((len(task.inputs), 0, 2), np.float32)]
-        self._peaks = [0] * (1 + len(task.inputs))
+        self._spare = spare(2)
+        self._peaks: np.ndarray = np.zeros(1 + len(task.inputs), np.int64)
 
-    def add(self, merged: np.ndarray, inputs: np.ndarray, start: int) -> None:
+    def add(self, merged: np.ndarray, inputs: Rows, start: int) -> None:
         """Take a chunk of the result and of every input, as they are stored; it starts at a multiple of `blocks.BLOCK`.
 
         Raises:
@@ -34,14 +36,13 @@ class Account:
         """
         task, count, dtype = self._task, len(merged), measured_in(self._task)
         if dtype is not task.dtype or dtype is not task.out_dtype:
-            merged, inputs = widen(merged, task.out_dtype), widen(inputs[:, :count], task.dtype)
-        peaks = [run("peak", dtype, row, count) for row in (merged, *inputs)]
-        if max(peaks) >= Float.F32.infinity:
-            self._refuse_not_finite(start, merged, inputs[:, :count])
-        self._peaks = list(map(max, self._peaks, peaks))
+            merged, inputs = widen(merged, task.out_dtype), Rows(widen(row, task.dtype) for row in inputs)
+        rows: np.ndarray = np.array([address(merged), *inputs.pointers], np.int64)
+        if run("peaks", dtype, rows, len(rows), count, self._peaks) >= Float.F32.infinity:
+            self._refuse_not_finite(start, merged, inputs)
         first = -(start // BLOCK) % self._step
         sums: np.ndarray = np.empty((len(inputs), len(range(first, -(-count // BLOCK), self._step)), 2), np.float32)
-        run("drift", dtype, merged, count, inputs, *inputs.shape, first, self._step, sums, sums.shape[1], spare(2))
+        run("drift", dtype, rows, len(inputs), count, first, self._step, sums, sums.shape[1], self._spare)
         self._sums.append(sums)
 
     def facts(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Account:
         zero = [name for name, high in zip(["result", *names], self._peaks, strict=True) if not high]
         return {"drift": drift} | ({"zero": zero} if zero else {})
 
-    def _refuse_not_finite(self, start: int, merged: np.ndarray, inputs: np.ndarray) -> None:
+    def _refuse_not_finite(self, start: int, merged: np.ndarray, inputs: Rows) -> None:
         """Say where the first value is that is NaN or infinite."""
         for source, row in zip(self._task.inputs, inputs, strict=True):
             if found := _first_not_finite(row):

@@ -160,6 +160,7 @@ class Adapted:
         """As `views.View.read`: whole tiles are computed, of which the first and last may stick out."""
         columns = self.shape[1]
         weight = widen(reader.read(slot, self._name, self._stored, start, count), self._stored.dtype)
+        weight = weight if weight.flags.writeable else weight.copy()
         first = start // columns // self._rows * self._rows
         for row in range(first, -(-(start + count) // columns), self._rows):
             change = self._tile(reader, row).reshape(-1)

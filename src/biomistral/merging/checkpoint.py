@@ -1,8 +1,7 @@
-"""A model's weights on disk: what lies where, and reading any part of a tensor into a buffer that is used again."""
+"""A model's weights on disk: what lies where, and looking at any part of a tensor."""
 
 import json
 import math
-import os
 import re
 import struct
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from biomistral.errors import UserError
 from biomistral.merging.floats import Float, widen
+from biomistral.merging.mapped import MappedFile
 from biomistral.models.folder import read_config, weight_files
 
 _LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
@@ -154,13 +154,12 @@ def _layers(folder: Path, config: dict[str, Any], tensors: dict[str, StoredTenso
 
 
 class Reader:
-    """Reads parts of tensors; one buffer an input, allocated once: first touch of memory costs 0.75 s/GB, later 0.04."""
+    """Shows parts of tensors; one a slot at a time, whose memory is let go when the slot is read again."""
 
-    def __init__(self, inputs: int, chunk: int) -> None:
-        self._buffers: np.ndarray = np.empty((inputs, chunk * 4), np.uint8)
-        self._files: dict[Path, int] = {}
+    def __init__(self, slots: int) -> None:
+        self._files: dict[Path, MappedFile] = {}
+        self._shown: list[tuple[MappedFile, int, int] | None] = [None] * slots
         self._kept: dict[StoredTensor, np.ndarray] = {}
-        self._most_kept = 4 * inputs
 
     def keep(self, name: str, stored: StoredTensor) -> np.ndarray:
         """A small tensor as a whole, flat and in float32, remembered until others have taken its place.
@@ -169,51 +168,40 @@ class Reader:
             UserError: the file became shorter since the plan was made.
         """
         if stored not in self._kept:
-            while len(self._kept) >= self._most_kept:
+            while len(self._kept) >= 4 * len(self._shown):
                 del self._kept[next(iter(self._kept))]
-            whole: np.ndarray = np.empty(stored.nbytes, np.uint8)
-            self._fill(whole, name, stored, 0)
+            whole = self._look(name, stored, stored.offset, stored.nbytes).copy()
             self._kept[stored] = widen(whole.view(stored.dtype.storage), stored.dtype)
         return self._kept[stored]
 
     def read(self, slot: int, name: str, stored: StoredTensor, start: int, count: int) -> np.ndarray:
-        """Elements ``start`` to ``start + count`` of the flattened tensor, in its storage, valid until the slot is read again.
+        """Elements ``start`` to ``start + count`` of the flattened tensor, in its storage and not to be written to; valid until
+        the slot is read again.
 
         Raises:
             UserError: the file became shorter since the plan was made.
         """
+        if before := self._shown[slot]:
+            before[0].let_go(*before[1:])
         size = stored.dtype.itemsize
-        self.make_room(count)
-        buffer = self._buffers[slot, : count * size]
-        self._fill(buffer, name, stored, start * size)
-        found: np.ndarray = buffer.view(stored.dtype.storage)
+        offset = stored.offset + start * size
+        part = self._look(name, stored, offset, count * size)
+        self._shown[slot] = self._files[stored.file], offset, len(part)
+        if offset % size:  # nothing forbids it, and some processors cannot read such numbers
+            part = part.copy()
+        found: np.ndarray = part.view(stored.dtype.storage)
         return found
 
-    def make_room(self, count: int) -> None:
-        """Have room for so many elements; a method that needs whole rows may ask for more than a chunk."""
-        if count * 4 > self._buffers.shape[1]:
-            self._buffers = np.empty((len(self._buffers), count * 4), np.uint8)
-
-    def rows(self, inputs: int, dtype: Float) -> np.ndarray:
-        """The buffers of the first inputs as rows of elements."""
-        found: np.ndarray = self._buffers[:inputs].view(dtype.storage)
-        return found
-
-    def _fill(self, buffer: np.ndarray, name: str, stored: StoredTensor, offset: int) -> None:
-        """Fill ``buffer`` with a tensor's bytes from ``offset`` on."""
-        target, done = memoryview(buffer.data), 0
-        while done < len(target):
-            got = os.preadv(self._open(stored.file), [target[done:]], stored.offset + offset + done)
-            if got == 0:
-                raise UserError(f"{stored.file}: ended inside tensor {name}; it changed while it was read, start again")
-            done += got
-
-    def _open(self, path: Path) -> int:
-        if path not in self._files:
-            self._files[path] = os.open(path, os.O_RDONLY)
-        return self._files[path]
+    def _look(self, name: str, stored: StoredTensor, offset: int, count: int) -> np.ndarray:
+        if stored.file not in self._files:
+            self._files[stored.file] = MappedFile(stored.file)
+        part = self._files[stored.file].look(offset, count)
+        if part is None:
+            raise UserError(f"{stored.file}: ended inside tensor {name}; it changed while it was read, start again")
+        return part
 
     def close(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
+        for file in self._files.values():
+            file.close()
         self._files.clear()
+        self._shown.clear()

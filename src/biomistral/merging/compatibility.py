@@ -79,7 +79,7 @@ def _check_tied_head(model: Checkpoint) -> None:
     head, embedding = model.tensors.get(HEAD), model.tensors.get(EMBEDDING)
     if not model.tied or head is None or embedding is None:
         return
-    reader, chunk = Reader(2, 1 << 18), 1 << 18
+    reader, chunk = Reader(2), 1 << 18
     same = head.shape == embedding.shape and head.dtype == embedding.dtype and all(
         np.array_equal(reader.read(0, HEAD, head, start, count), reader.read(1, EMBEDDING, embedding, start, count))
         for start, count in chunks(head.numel, chunk))

@@ -47,7 +47,7 @@ def diff(first: Path, second: Path) -> dict[str, Any]:
     both = [name for name in one.tensors if name in other.tensors]
     shapes = {name: [list(model.tensors[name].shape) for model in (one, other)] for name in both
               if one.tensors[name].shape != other.tensors[name].shape}
-    rows, reader = [], Reader(2, CHUNK)
+    rows, reader = [], Reader(2)
     try:
         with bar("comparing tensors", len(both)) as progress:
             for name in both:

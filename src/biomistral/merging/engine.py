@@ -12,6 +12,7 @@ from biomistral.merging.catalogue import DEFAULT, Variants
 from biomistral.merging.fused import operators as fused
 from biomistral.merging.fused.native import prepare
 from biomistral.merging.planned import PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.progress import log
 
 _WORTH_SAYING_S = 2.0
@@ -22,18 +23,18 @@ class Operator(Protocol):
 
     Chunks come from first to last, ``passes`` times to `observe`, then once to `apply`. They start at multiples of
     `blocks.BLOCK` and hold whole multiples of ``unit`` elements (the last one may end earlier only with the tensor); where they
-    are cut changes no bit of the result. ``inputs``, (inputs, elements) in the type computed in as it is stored, of which
-    ``count`` columns count, have the base first where the method has one.
+    are cut changes no bit of the result. ``inputs``, in the type computed in as it is stored, have the base first where the
+    method has one; nothing may be written to them.
     """
 
     passes: int
     unit: int
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None: ...
+    def observe(self, number: int, inputs: Rows, start: int) -> None: ...
 
     def settle(self, number: int) -> None: ...
 
-    def apply(self, inputs: np.ndarray, start: int, count: int) -> np.ndarray:
+    def apply(self, inputs: Rows, start: int) -> np.ndarray:
         """The result's elements from ``start`` on, as they are stored; valid until the next ones are asked for."""
 
     def facts(self) -> dict[str, Any]: ...

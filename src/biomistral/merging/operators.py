@@ -12,6 +12,7 @@ from biomistral.merging.catalogue import METHODS, Variants
 from biomistral.merging.kernels import block_dots
 from biomistral.merging.multislerp import MultiSlerp
 from biomistral.merging.planned import PlannedInput, PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.merging.sce import Sce
 from biomistral.merging.tensors import as_array, as_tensor
 from biomistral.merging.thinning import Band, Drop, Prune, Trim, TrimAt, Whole
@@ -130,17 +131,17 @@ class OnTorch:
         self._task, self._operator, self._device = task, operator, device if type(operator) in _ON_ANY_DEVICE else "cpu"
         self.passes, self.unit = operator.passes, operator.unit
 
-    def _tensors(self, inputs: np.ndarray, count: int) -> list[torch.Tensor]:
-        return [as_tensor(row[:count], self._task.dtype).to(self._device) for row in inputs]
+    def _tensors(self, inputs: Rows) -> list[torch.Tensor]:
+        return [as_tensor(row.copy(), self._task.dtype).to(self._device) for row in inputs]
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
-        self._operator.observe(number, self._tensors(inputs, count), start)
+    def observe(self, number: int, inputs: Rows, start: int) -> None:
+        self._operator.observe(number, self._tensors(inputs), start)
 
     def settle(self, number: int) -> None:
         self._operator.settle(number)
 
-    def apply(self, inputs: np.ndarray, start: int, count: int) -> np.ndarray:
-        merged = self._operator.apply(self._tensors(inputs, count), start)
+    def apply(self, inputs: Rows, start: int) -> np.ndarray:
+        merged = self._operator.apply(self._tensors(inputs), start)
         return as_array(merged.to(self._task.out_dtype.torch))
 
     def facts(self) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from biomistral.merging.floats import Float, rounded
 _LERP_FROM = 0.9995
 _NORM_FLOOR = 1e-8
 _L1_FLOOR = 1e-7
-_DRAWN_UP_TO = 1 << 28
-"""Elements of a tensor whose masks are kept: 32 MB of bits."""
 
 
 # ---- slerp ----------------------------------------------------------------------------------------------------------
@@ -97,61 +95,14 @@ def num_passes(dtype: Float) -> int:
     return 2 if dtype is Float.F32 else 1
 
 
-def uniform_bits(key: int, start: int, count: int, width: int = 32) -> np.ndarray:
-    """Uniform numbers of ``width`` bits (8, 16, 32) of elements ``start`` to ``start + count`` of a tensor: a function of key
-    and position alone.
+def uniform_bits(key: int, start: int, count: int) -> np.ndarray:
+    """Uniform numbers of 32 bits of elements ``start`` to ``start + count`` of a tensor: a function of key and position alone.
 
-    Philox gives 256 bits a counter step: ``start`` is a multiple of the elements they make.
+    Philox gives 256 bits a counter step: ``start`` is a multiple of 8.
     """
-    assert start * width % 256 == 0
-    numbers = np.random.Philox(key=key, counter=start * width // 256).random_raw(-(-count * width // 64))
-    found: np.ndarray = numbers.view(f"u{width // 8}")[:count]
+    assert start % 8 == 0
+    found: np.ndarray = np.random.Philox(key=key, counter=start // 8).random_raw(-(-count // 2)).view("u4")[:count]
     return found
-
-
-def later_bits(key: int, places: np.ndarray) -> np.ndarray:
-    """24 uniform bits for elements wherever they are: SplitMix64's output function at ``key`` and position."""
-    mixed = (places.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    found: np.ndarray = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(40)
-    return found
-
-
-def dare_mask(key: int, start: int, count: int, density: float) -> np.ndarray:
-    """Bernoulli(density) for elements ``start`` to ``start + count`` of a tensor: whether a number of 32 bits is lower.
-
-    Its first 8 bits are enough for all but one element in 256; drawing is most of DARE's time, so only those draw the rest.
-    """
-    limit, rest = divmod(round(density * 2**32), 1 << 24)
-    if limit == 256:
-        return np.ones(count, np.bool_)
-    numbers = uniform_bits(key, start, count, 8)
-    kept: np.ndarray = numbers < limit
-    if rest:
-        undecided = np.flatnonzero(numbers == limit)
-        kept[undecided] = later_bits(key, undecided + start) < rest
-    return kept
-
-
-class Draws:
-    """DARE's masks for one tensor of one model, chunk by chunk.
-
-    Drawing is a third of DARE's time: with ``twice``, masks of the first reading are kept for the second, a bit an element.
-    """
-
-    def __init__(self, key: int, density: float, numel: int, twice: bool) -> None:
-        self._key, self._density, self._keeps = key, density, twice and numel <= _DRAWN_UP_TO
-        self._drawn: dict[int, np.ndarray] = {}
-
-    def mask(self, start: int, count: int) -> np.ndarray:
-        """Which of the elements from ``start`` on stay, as bools."""
-        if start in self._drawn:
-            return np.unpackbits(self._drawn.pop(start), count=count).view(np.bool_)
-        mask = dare_mask(self._key, start, count, self._density)
-        if self._keeps:
-            self._drawn[start] = np.packbits(mask)
-        return mask
 
 
 def dare_dtype(dtype: Float) -> Float:

@@ -41,7 +41,7 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
     layout = lay_out(plan.tensors, max_shard_bytes)
     journal = Journal(folder / _JOURNAL, layout)
     writer = Writer(folder, layout, fresh=not journal.done, in_order=num_workers(workers) == 1)
-    readers = _Readers(max(len(tensor.inputs) for tensor in plan.tensors), chunk)
+    readers = _Readers(max(len(tensor.inputs) for tensor in plan.tensors))
     keep_freed_memory()
     try:
         with ready(plan.tensors, variants, device), bar("merging tensors", len(plan.tensors)) as progress:
@@ -69,14 +69,14 @@ def num_workers(asked: int) -> int:
 
 
 class _Readers:
-    """A reader for each thread that asks: its buffers are that thread's own."""
+    """A reader for each thread that asks: what one shows, only that thread may let go."""
 
-    def __init__(self, inputs: int, chunk: int) -> None:
-        self._size, self._local, self._all = (inputs, chunk), threading.local(), list[Reader]()
+    def __init__(self, inputs: int) -> None:
+        self._inputs, self._local, self._all = inputs, threading.local(), list[Reader]()
 
     def mine(self) -> Reader:
         if not hasattr(self._local, "reader"):
-            self._local.reader = Reader(*self._size)
+            self._local.reader = Reader(self._inputs)
             self._all.append(self._local.reader)
         reader: Reader = self._local.reader
         return reader
@@ -110,12 +110,12 @@ def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator:
     chunk = whole_units(chunk, operator.unit)
     for number in range(operator.passes):
         for start, count in chunks(task.numel, chunk):
-            operator.observe(number, read_inputs(task, reader, start, count), start, count)
+            operator.observe(number, read_inputs(task, reader, start, count), start)
         operator.settle(number)
     account = Account(task)
     for start, count in chunks(task.numel, chunk):
         inputs = read_inputs(task, reader, start, count)
-        merged = operator.apply(inputs, start, count)
+        merged = operator.apply(inputs, start)
         account.add(merged, inputs, start)
         writer.write(task.name, start, merged)
     return {"name": task.name, "shape": list(task.shape), **account.facts(), **operator.facts()}

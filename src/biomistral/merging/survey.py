@@ -76,7 +76,7 @@ def _sizes(tensors: list[PlannedTensor]) -> dict[str, int]:
 
 def _observe(tensor: PlannedTensor, selections: dict[str, Ranking], number: int, reader: Reader, chunk: int) -> None:
     for start, count in chunks(tensor.numel, chunk):
-        base, *others = (widen(row[:count], tensor.dtype) for row in read_inputs(tensor, reader, start, count))
+        base, *others = (widen(row, tensor.dtype) for row in read_inputs(tensor, reader, start, count))
         for source, other in zip(tensor.inputs[1:], others, strict=True):
             if source.model in selections:
                 selections[source.model].count(number, magnitudes(narrow(other - base, tensor.dtype)))

@@ -3,12 +3,14 @@
 import math
 import operator
 
+import numpy as np
 import torch
 
 from biomistral.merging import della, methods, scalars
+from biomistral.merging.draws import Draws
 from biomistral.merging.floats import Float
 from biomistral.merging.kernels import block_sums, compared, keep_where, magnitude_bits, num_kept
-from biomistral.merging.scalars import Draws, Ranking, num_passes
+from biomistral.merging.scalars import Ranking, num_passes
 
 
 class Whole:
@@ -164,7 +166,8 @@ class Drop(Thinned):
         self._draws = Draws(key, density, numel, twice=self.passes > 0)
 
     def mask(self, delta: torch.Tensor, start: int) -> torch.Tensor:
-        return torch.from_numpy(self._draws.mask(start, delta.numel())).to(delta.device)
+        mask, _ = self._draws.mask(start, delta.numel())
+        return torch.from_numpy(mask.view(np.bool_)).to(delta.device)
 
 
 class Prune(Thinned):

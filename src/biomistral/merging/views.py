@@ -7,12 +7,13 @@ import numpy as np
 from biomistral.merging.checkpoint import Reader
 from biomistral.merging.floats import Float, converted
 from biomistral.merging.planned import PlannedTensor
+from biomistral.merging.rows import Rows
 
 
 class View(Protocol):
     """A tensor that is made part by part while it is read, and never as a whole.
 
-    ``slot`` is the reader's buffer that may be used; what is returned, in its storage, is valid until that slot is read again.
+    ``slot`` is the reader's that may be used; what is returned, in its storage, is valid until that slot is read again.
     """
 
     @property
@@ -27,16 +28,12 @@ class View(Protocol):
     def read(self, reader: Reader, slot: int, start: int, count: int) -> np.ndarray: ...
 
 
-def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> np.ndarray:
-    """Elements ``start`` to ``start + count`` of every input in the type the merge computes in: the first ``count`` columns of
-    ``(inputs, elements)``, in the reader's buffers."""
-    reader.make_room(count)
-    rows = reader.rows(len(task.inputs), task.dtype)
+def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> Rows:
+    """Elements ``start`` to ``start + count`` of every input, in the type the merge computes in; not to be written to, and valid
+    until they are read again."""
+    found = Rows()
     for slot, source in enumerate(task.inputs):
-        if source.view is not None:
-            rows[slot, :count] = converted(source.view.read(reader, slot, start, count), source.dtype, task.dtype)
-            continue
-        part = reader.read(slot, source.tensor, source.stored, start, count)
-        if source.dtype is not task.dtype:
-            rows[slot, :count] = converted(part, source.dtype, task.dtype)
-    return rows
+        part = (source.view.read(reader, slot, start, count) if source.view is not None
+                else reader.read(slot, source.tensor, source.stored, start, count))
+        found.append(converted(part, source.dtype, task.dtype))
+    return found

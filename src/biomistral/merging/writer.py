@@ -5,7 +5,6 @@ A journal names the tensors that are whole, so that work that was cut off goes o
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from biomistral.files import remember_digest, write_json
 from biomistral.merging.planned import PlannedTensor
@@ -118,7 +118,7 @@ class Journal:
 class Writer:
     """Writes chunks at their places in files that are as long as they will be from the start.
 
-    ``in_order``: one thread writes from the first tensor to the last, so the files' SHA-256 is taken on the way.
+    ``in_order``: one thread writes from the first tensor to the last, so the files' BLAKE3 is taken on the way.
     """
 
     def __init__(self, folder: Path, layout: Layout, fresh: bool, in_order: bool = False) -> None:
@@ -150,20 +150,20 @@ class Writer:
             os.close(descriptor)
         for name, digest in self._digests.items():
             if digest.end == self._layout.sizes[name]:
-                remember_digest(self._folder / name, digest.sha256.hexdigest())
+                remember_digest(self._folder / name, digest.hasher.hexdigest())
         self._files.clear()
         self._digests.clear()
 
 
 class _Digest:
-    """SHA-256 of a file as it is written; of no use, and ``end`` stays where it was, once something is written elsewhere."""
+    """BLAKE3 of a file as it is written; of no use, and ``end`` stays where it was, once something is written elsewhere."""
 
     def __init__(self, header: bytes) -> None:
-        self.sha256, self.end = hashlib.sha256(header), len(header)
+        self.hasher, self.end = blake3(header), len(header)
 
     def add(self, offset: int, data: memoryview) -> None:
         if offset == self.end:
-            self.sha256.update(data)
+            self.hasher.update(data)
             self.end += len(data)
 
 

@@ -109,7 +109,7 @@ def problems(node: Node) -> list[str]:
         if artifact.key != part.key:
             found.append(f"{part.path}: holds another {artifact.kind} now (key {artifact.key[:12]}, used was {part.key[:12]})")
             continue
-        files = {name: entry["sha256"] for name, entry in artifact.manifest["files"].items()}
+        files = {name: entry["blake3"] for name, entry in artifact.manifest["files"].items()}
         if canonical_hash({"kind": artifact.kind, "files": files}) != part.content:
             found.append(f"{part.path / MANIFEST}: its file hashes are not those that were used (content {part.content[:12]})")
         found += verify(artifact)

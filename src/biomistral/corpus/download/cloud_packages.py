@@ -20,7 +20,7 @@ import numpy.typing as npt
 from biomistral.corpus.download.cloud_layout import VERSIONS, Versions, article, day, group
 from biomistral.corpus.download.folder import RECORD, check_room, read_record
 from biomistral.errors import UserError
-from biomistral.files import file_digest, write_json, write_text
+from biomistral.files import sha256, write_json, write_text
 from biomistral.progress import log
 
 MOST_ARTICLES, MOST_BYTES = 10_000, 500 << 20
@@ -176,7 +176,7 @@ class Package:
             write_text(self._out / f"{self._stem}.filelist.csv", _table(_COLUMNS, self._rows))
             self._partial.replace(self._out / f"{self._stem}.tar")
             place = self._out / f"{self._stem}.tar"
-            entry = {"url": url, "bytes": place.stat().st_size, "sha256": file_digest(place), "inventory": inventory,
+            entry = {"url": url, "bytes": place.stat().st_size, "sha256": sha256(place), "inventory": inventory,
                      "articles": len(self._rows), "verified": "md5"}
         self._partial.unlink(missing_ok=True)
         self._shelf.put(self._stem, np.array(self._index, VERSIONS), entry, self._refused)

@@ -21,7 +21,7 @@ from biomistral.corpus.download.folder import RECORD, check_request, check_room,
 from biomistral.corpus.download.transfer import Patience, Rate, RefusedError, Seen, Transfer, fetch_text
 from biomistral.corpus.sources.streams import DamagedError, open_unpacked
 from biomistral.errors import UserError
-from biomistral.files import file_digest, write_json
+from biomistral.files import sha256, write_json
 from biomistral.progress import bar, log
 
 _TIMES = 2
@@ -171,7 +171,7 @@ def _verify(path: Path, checksum: str | None) -> str:
 
 def _entry(transfer: Transfer, file: Listed, seen: Seen, verified: str) -> dict[str, Any]:
     """No time of day in it: the same files give the same record, and a corpus made from the folder the same key."""
-    return {"url": transfer.url, "bytes": transfer.partial.stat().st_size, "sha256": file_digest(transfer.partial),
+    return {"url": transfer.url, "bytes": transfer.partial.stat().st_size, "sha256": sha256(transfer.partial),
             "etag": seen.etag, "last_modified": seen.last_modified, "listed": [file.date, file.size], "verified": verified}
 
 

@@ -2,39 +2,43 @@
 
 from typing import Any
 
+import numpy as np
 from numba import carray
 
 from biomistral.merging.blocks import BLOCK
-from biomistral.merging.fused import measures, sums, thinning, vectors
+from biomistral.merging.fused import drawing, measures, sums, thinning, vectors
 
 
-def peak(row: Any, count: int) -> int:
-    return measures.peak(carray(row, count))  # type: ignore[no-any-return]
+def peaks(rows: Any, number: int, count: int, found: Any) -> int:
+    return measures.peaks(rows, count, carray(found, number))
 
 
-def drift(merged: Any, count: int, inputs: Any, rows: int, width: int, first: int, step: int, found: Any, blocks: int,
-          spare: Any) -> int:
-    return measures.drift(carray(merged, count), carray(inputs, (rows, width)), first, step, carray(found, (rows, blocks, 2)),
-                          carray(spare, (2, BLOCK)))
+def drift(rows: Any, inputs: int, count: int, first: int, step: int, found: Any, blocks: int, spare: Any) -> int:
+    return measures.drift(rows, count, first, step, carray(found, (inputs, blocks, 2)), carray(spare, (2, BLOCK)))
 
 
-def block_dots(inputs: Any, width: int, found: Any, blocks: int, spare: Any) -> int:
-    return measures.block_dots(carray(inputs, (2, width)), carray(found, (blocks, 3)), carray(spare, (3, BLOCK)))
+def block_dots(rows: Any, width: int, found: Any, blocks: int, spare: Any) -> int:
+    return measures.block_dots(carray(rows[0], width), carray(rows[1], width), carray(found, (blocks, 3)),
+                               carray(spare, (3, BLOCK)))
 
 
-def linear(inputs: Any, rows: int, width: int, weights: Any, divisor: float, merged: Any, count: int, spare: Any) -> int:
-    return sums.linear(carray(inputs, (rows, width)), carray(weights, rows), divisor, carray(merged, count),
-                       carray(spare, (1, BLOCK)))
+def linear(rows: Any, inputs: int, weights: Any, divisor: float, merged: Any, count: int, spare: Any) -> int:
+    return sums.linear(rows, carray(weights, inputs), divisor, carray(merged, count), carray(spare, (1, BLOCK)))
 
 
-def interpolate(inputs: Any, width: int, by_first: float, by_second: float, merged: Any, count: int) -> int:
-    rows = carray(inputs, (2, width))
-    return sums.interpolate(rows[0], rows[1], by_first, by_second, carray(merged, count))
+def interpolate(rows: Any, by_first: float, by_second: float, merged: Any, count: int) -> int:
+    return sums.interpolate(carray(rows[0], count), carray(rows[1], count), by_first, by_second, carray(merged, count))
 
 
 def histogram(row: Any, base: Any, count: int, above: int, counts: Any, bins: int, spare: Any) -> int:
     return thinning.histogram(carray(row, count), carray(base, count), above, carray(counts, (2, bins)),
                               carray(spare, (1, BLOCK)))
+
+
+def draw(mask: Any, count: int, key: int, start: int, limit: int, rest: int, spare: Any) -> int:
+    space = carray(spare, (2, BLOCK))
+    return drawing.draw(carray(mask, count), key, start, limit, rest, space[0, :BLOCK // 4].view(np.uint32),
+                        space[1, :BLOCK // 4].view(np.uint8))
 
 
 def norms(row: Any, base: Any, count: int, threshold: int, ties: Any, mask: Any, masked: int, found: Any, blocks: int,
@@ -43,9 +47,9 @@ def norms(row: Any, base: Any, count: int, threshold: int, ties: Any, mask: Any,
                           carray(found, (blocks, 2)), carray(spare, (2, BLOCK)))
 
 
-def add_task_vectors(inputs: Any, models: int, width: int, thresholds: Any, ties: Any, masks: Any, masked: int, scales: Any,
+def add_task_vectors(rows: Any, models: int, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any,
                      weights: Any, consensus: int, divisor: float, scale: float, merged: Any, count: int, spare: Any) -> int:
     return vectors.add_task_vectors(
-        carray(inputs, (models + 1, width)), carray(thresholds, models), carray(ties, models), carray(masks, (models, masked)),
+        rows, carray(thresholds, models), carray(ties, models), masks, carray(masked, models),
         carray(scales, models), carray(weights, models), consensus, divisor, scale, carray(merged, count),
         carray(spare, (models + 4, BLOCK)))

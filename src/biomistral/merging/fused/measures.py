@@ -3,14 +3,25 @@
 from typing import Any
 
 import numpy as np
+from numba import carray
 
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.fused.steps import compiled, magnitude, value
 
 
 @compiled
-def peak(row: Any) -> Any:
-    """The largest magnitude in a row, as a float32's bits."""
+def peaks(rows: Any, count: int, found: Any) -> int:
+    """Raise ``found`` to the largest magnitude in every row, as a float32's bits; returns the largest of all rows."""
+    highest = 0
+    for i in range(len(found)):
+        high = int(_peak(carray(rows[i], count)))
+        found[i] = max(found[i], high)
+        highest = max(highest, high)
+    return highest
+
+
+@compiled
+def _peak(row: Any) -> Any:
     high = np.int32(0)
     for j in range(len(row)):
         high = max(high, magnitude(value(row[j])))
@@ -18,17 +29,17 @@ def peak(row: Any) -> Any:
 
 
 @compiled
-def drift(merged: Any, inputs: Any, first: int, step: int, sums: Any, spare: Any) -> int:
-    """Of every ``step``-th block from block ``first`` on and every input: sums of the squared difference from the result and of
-    the input's squares, into ``sums`` (inputs, blocks measured, 2)."""
-    moved, squares = spare[0], spare[1]
+def drift(rows: Any, count: int, first: int, step: int, sums: Any, spare: Any) -> int:
+    """Of every ``step``-th block from block ``first`` on and every input: sums of the squared difference from the result, the
+    first row, and of the input's squares, into ``sums`` (inputs, blocks measured, 2)."""
+    moved, squares, merged = spare[0], spare[1], carray(rows[0], count)
     for place in range(sums.shape[1]):
         start = (first + place * step) * BLOCK
-        size = min(BLOCK, len(merged) - start)
-        for i in range(len(inputs)):
+        size = min(BLOCK, count - start)
+        for i in range(len(sums)):
             clear(moved[size:])
             clear(squares[size:])
-            _squares(merged[start:start + size], inputs[i, start:start + size], moved, squares)
+            _squares(merged[start:start + size], carray(rows[1 + i], count)[start:start + size], moved, squares)
             sums[i, place, 0] = fold(moved)
             sums[i, place, 1] = fold(squares)
     return 0
@@ -71,12 +82,12 @@ def add(sums: Any, values: Any) -> None:
 
 
 @compiled
-def block_dots(inputs: Any, sums: Any, spare: Any) -> int:
+def block_dots(one: Any, other: Any, sums: Any, spare: Any) -> int:
     """Of every whole block of two rows: the sums of ``a * b``, ``a * a`` and ``b * b``, into ``sums`` (blocks, 3)."""
     ab, aa, bb = spare[0, :BLOCK // 8], spare[1, :BLOCK // 8], spare[2, :BLOCK // 8]
     for block in range(len(sums)):
         start, end = block * BLOCK, (block + 1) * BLOCK
-        _products(inputs[0, start:end], inputs[1, start:end], ab, aa, bb)
+        _products(one[start:end], other[start:end], ab, aa, bb)
         sums[block, 0] = fold(ab)
         sums[block, 1] = fold(aa)
         sums[block, 2] = fold(bb)

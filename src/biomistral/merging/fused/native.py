@@ -20,26 +20,37 @@ import numpy as np
 from biomistral.files import cache_folder
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.floats import Float
+from biomistral.merging.rows import address
 
 SIGNATURES = {
-    "peak": "vi", "drift": "vivi" + "iiiFiF", "block_dots": "viFiF", "linear": "viiFfviF", "interpolate": "viffvi",
-    "histogram": "vviiIiF", "norms": "vviiIBiFiF", "add_task_vectors": "viiIIBiFFiffviF"}
-"""Arguments of every loop in `entries`: pointers to values as they are stored (v), to float32 (F), int64 (I) and uint8
-(B); an int64 (i), a float32 (f). All return an int64."""
+    "peaks": "RiiI", "drift": "RiiiiFiF", "block_dots": "RiFiF", "linear": "RiFfviF", "interpolate": "Rffvi",
+    "histogram": "vviiIiF", "draw": "BiiiiiF", "norms": "vviiIBiFiF", "add_task_vectors": "RiIIMIFFiffviF"}
+"""Arguments of every loop in `entries`: pointers to values as they are stored (v), to float32 (F), int64 (I) and uint8 (B), to
+such pointers to values (R) and to uint8 (M); an int64 (i), a float32 (f). All return an int64."""
 
 _C: dict[str, Any] = {"i": ctypes.c_int64, "f": ctypes.c_float}
-_SOURCES = ("entries", "measures", "steps", "sums", "thinning", "vectors")
+_SOURCES = ("entries", "measures", "steps", "sums", "thinning", "vectors", "drawing")
 _lock = threading.Lock()
 
 
 def run(name: str, dtype: Float, *arguments: Any) -> int:
     """Run a loop over values of a type, without Python's lock; arrays are contiguous and stay where they are."""
-    return _loop(name, dtype)(*[one.__array_interface__["data"][0] if isinstance(one, np.ndarray) else one for one in arguments])
+    return _loop(name, _typed(name, dtype))(*[address(one) if isinstance(one, np.ndarray) else one for one in arguments])
 
 
 def prepare(name: str, dtype: Float) -> None:
     """Have a loop compiled and loaded before it is needed."""
-    _loop(name, dtype)
+    _loop(name, _typed(name, dtype))
+
+
+def _typed(name: str, dtype: Float) -> Float:
+    """The type a loop is compiled for: the same for all where it takes no values of one."""
+    return dtype if _takes_values(name) else Float.F32
+
+
+@cache
+def _takes_values(name: str) -> bool:
+    return not {"v", "R"}.isdisjoint(SIGNATURES[name])
 
 
 def spare(rows: int) -> np.ndarray:
@@ -116,8 +127,9 @@ def _compile(name: str, dtype: Float) -> bytes:
     from biomistral.merging.fused import entries
 
     stored = types.uint16 if dtype is Float.BF16 else types.float32
-    kinds = {"v": types.CPointer(stored), "F": types.CPointer(types.float32), "I": types.CPointer(types.int64),
-             "B": types.CPointer(types.uint8), "i": types.int64, "f": types.float32}
+    kinds = {"v": types.CPointer(stored), "R": types.CPointer(types.CPointer(stored)), "F": types.CPointer(types.float32),
+             "I": types.CPointer(types.int64), "B": types.CPointer(types.uint8),
+             "M": types.CPointer(types.CPointer(types.uint8)), "i": types.int64, "f": types.float32}
     made = cfunc(types.int64(*(kinds[kind] for kind in SIGNATURES[name])), error_model="numpy")(getattr(entries, name))
     module = llvm.parse_assembly(made.inspect_llvm().replace(made.native_name, _symbol(name, dtype)))
     module.link_in(llvm.parse_assembly(_without_numba(module)))

@@ -8,23 +8,26 @@ import numpy as np
 from biomistral.merging import scalars
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.catalogue import METHODS, Variants
+from biomistral.merging.draws import Draws
 from biomistral.merging.floats import Float, converted, rounded
 from biomistral.merging.fused.native import run, spare
 from biomistral.merging.planned import PlannedInput, PlannedTensor
+from biomistral.merging.rows import Rows
 from biomistral.seeds import seed
 
-MEASURES = ("peak", "drift")
+MEASURES = ("peaks", "drift")
 """What `account` takes of every tensor."""
 
 _THINNED = ("norms", "add_task_vectors")
+_DRAWN = (*_THINNED, "draw")
 LOOPS = {"linear": ("linear",), "slerp": ("block_dots", "interpolate"),
-         "task_arithmetic": ("add_task_vectors",), "ties": (*_THINNED, "histogram"), "dare_linear": _THINNED,
-         "dare_ties": _THINNED}
+         "task_arithmetic": ("add_task_vectors",), "ties": (*_THINNED, "histogram"), "dare_linear": _DRAWN,
+         "dare_ties": _DRAWN}
 """Method -> the loops it takes."""
 
+_NO_MASK: np.ndarray = np.empty(0, np.uint8)
 _EVERYTHING, _NOTHING = -1, 0x7F800000
 """Thresholds: no finite magnitude reaches infinity's bits."""
-_NO_MASK: np.ndarray = np.empty(0, np.uint8)
 
 
 def fits(task: PlannedTensor, variants: Variants) -> bool:
@@ -50,22 +53,23 @@ class Linear:
         self._task = task
         self._merged: np.ndarray = np.empty(0, task.dtype.storage)
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
+    def observe(self, number: int, inputs: Rows, start: int) -> None:
         raise AssertionError("no readings were asked for")
 
     def settle(self, number: int) -> None: ...
 
-    def apply(self, inputs: np.ndarray, start: int, count: int) -> np.ndarray:
+    def apply(self, inputs: Rows, start: int) -> np.ndarray:
         """The result's elements from ``start`` on, as they are stored; valid until the next ones are asked for."""
+        count = len(inputs[0])
         if len(self._merged) < count:
             self._merged = np.empty(count, self._task.dtype.storage)
         merged = self.merge(inputs, start, self._merged[:count])
         return converted(merged, self._task.dtype, self._task.out_dtype)
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
+    def merge(self, inputs: Rows, start: int, merged: np.ndarray) -> np.ndarray:
         weights = np.array([source.parameters["weight"] for source in self._task.inputs], np.float32)
         divisor = scalars.weight_sum(weights) if self._task.parameters["normalize"] else np.float32(1)
-        run("linear", self._task.dtype, inputs, *inputs.shape, weights, divisor, merged, len(merged), spare(1))
+        run("linear", self._task.dtype, inputs.addresses, len(inputs), weights, divisor, merged, len(merged), spare(1))
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -82,28 +86,28 @@ class Slerp(Linear):
         self._sums: list[np.ndarray] = []
         self._t = float(task.parameters["t"])
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
-        whole = count // BLOCK
+    def observe(self, number: int, inputs: Rows, start: int) -> None:
+        whole, rest = divmod(len(inputs[0]), BLOCK)
         self._measure(inputs, whole)
-        if rest := count - whole * BLOCK:  # the last, shorter block of a tensor is filled up with zeros
-            last: np.ndarray = np.zeros((2, BLOCK), inputs.dtype)
-            last[:, :rest] = inputs[:, whole * BLOCK:count]
-            self._measure(last, 1)
+        if rest:  # the last, shorter block of a tensor is filled up with zeros
+            last: np.ndarray = np.zeros((2, BLOCK), self._task.dtype.storage)
+            last[0, :rest], last[1, :rest] = (row[whole * BLOCK:] for row in inputs)
+            self._measure(Rows(last), 1)
 
-    def _measure(self, inputs: np.ndarray, blocks: int) -> None:
+    def _measure(self, inputs: Rows, blocks: int) -> None:
         sums: np.ndarray = np.empty((blocks, 3), np.float32)
-        run("block_dots", self._task.dtype, inputs, inputs.shape[1], sums, blocks, spare(3))
+        run("block_dots", self._task.dtype, inputs.addresses, blocks * BLOCK, sums, blocks, spare(3))
         self._sums.append(sums)
 
     def settle(self, number: int) -> None:
         dot, squares_a, squares_b = _totals(self._sums)
         self._by = scalars.slerp_coefficients(self._t, dot, math.sqrt(squares_a), math.sqrt(squares_b))
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
-        by, count = self._by, len(merged)
+    def merge(self, inputs: Rows, start: int, merged: np.ndarray) -> np.ndarray:
+        by = self._by
         if (by.first, by.second) in ((1, 0), (0, 1)):
-            return inputs[int(by.second), :count]
-        run("interpolate", self._task.dtype, inputs, inputs.shape[1], by.first, by.second, merged, count)
+            return inputs[int(by.second)]
+        run("interpolate", self._task.dtype, inputs.addresses, by.first, by.second, merged, len(merged))
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -122,7 +126,8 @@ class Thinning:
         self.scale: float | None = None if task.parameters["rescale"] and not whole else 1.0
         self.dtype = task.dtype
         self.ranking: scalars.Ranking | None = None
-        self.draws: scalars.Draws | None = None
+        self.draws: Draws | None = None
+        self.in_mask = 0
         if kind == "magnitude" and not whole:
             self.ranking = scalars.Ranking(task.dtype, scalars.num_kept(density, numel))
         elif not whole:
@@ -130,19 +135,20 @@ class Thinning:
             if by_paper and self.scale is None:
                 self.scale = 1 / density if density else 1.0
             chance = density if by_paper else scalars.dare_density(density, task.dtype)
-            self.draws = scalars.Draws(key, chance, numel, twice=self.scale is None)
+            self.draws = Draws(key, chance, numel, twice=self.scale is None)
         self.selecting = self.ranking.passes if self.ranking else 0
         self.passes = self.selecting + (self.scale is None)
-        self.ties: np.ndarray = np.zeros(1, np.int64)
+        self._ties: np.ndarray = np.zeros(1, np.int64)
+        self._spare = spare(2)
         self._shift = 16 if task.dtype is Float.BF16 else 0
         self._counts: np.ndarray = np.zeros((2, len(self.ranking.counts) if self.ranking else 0), np.int64)
         self._sums: list[np.ndarray] = []
         self.kept = scalars.num_kept(density, numel) if self.ranking else 0 if self.draws else numel
 
-    def begin(self, start: int) -> None:
-        """Chunks are asked for in order: at the first, all ties are still to be kept."""
-        if start == 0 and self.ranking:
-            self.ties[0] = self.ranking.rank
+    @property
+    def num_ties(self) -> int:
+        """How many elements that equal the threshold are still to be kept when a reading begins."""
+        return self.ranking.rank if self.ranking else 0
 
     @property
     def threshold(self) -> int:
@@ -152,18 +158,25 @@ class Thinning:
         return self.ranking.threshold << self._shift if self.ranking.rank else _NOTHING
 
     def mask(self, start: int, count: int) -> np.ndarray:
-        """0 and 1 of a chunk's elements; empty where no chance is involved."""
-        return self.draws.mask(start, count).view(np.uint8) if self.draws else _NO_MASK
+        """1 where an element stays, else 0; empty where no chance is involved."""
+        if self.draws is None:
+            return _NO_MASK
+        mask, self.in_mask = self.draws.mask(start, count)
+        return mask
 
-    def observe(self, number: int, row: np.ndarray, base: np.ndarray, start: int) -> None:
+    def observe(self, number: int, inputs: Rows, place: int, start: int) -> None:
+        """Take in a chunk of the row at ``place``, the task vector's, beside the first one, the base's."""
+        row, base, count = inputs.pointers[place], inputs.pointers[0], len(inputs[0])
         if self.ranking and number < self.selecting:
-            run("histogram", self.dtype, row, base, len(row), self.ranking.threshold if number else -1, self._counts,
-                self._counts.shape[1], spare(1))
+            run("histogram", self.dtype, row, base, count, self.ranking.threshold if number else -1, self._counts,
+                self._counts.shape[1], self._spare)
             return
-        self.begin(start)
-        sums: np.ndarray = np.empty((-(-len(row) // BLOCK), 2), np.float32)
-        mask = self.mask(start, len(row))
-        run("norms", self.dtype, row, base, len(row), self.threshold, self.ties, mask, len(mask), sums, len(sums), spare(2))
+        if start == 0:
+            self._ties[0] = self.num_ties
+        sums: np.ndarray = np.empty((-(-count // BLOCK), 2), np.float32)
+        mask = self.mask(start, count)
+        run("norms", self.dtype, row, base, count, self.threshold, self._ties, mask, len(mask), sums, len(sums),
+            self._spare)
         self._sums.append(sums)
 
     def settle(self, number: int) -> None:
@@ -187,38 +200,39 @@ class TaskVectors(Linear):
         weights = [rounded(source.parameters["weight"], task.dtype) for source in task.inputs[1:]]
         self._weights = np.array(weights, np.float32)
         self._consensus = METHODS[task.method].consensus
-        self._conflicts = 0
+        self._conflicts, self._kept = 0, [0] * len(self._thinned)
+        self._spare = spare(len(self._thinned) + 4)
 
-    def observe(self, number: int, inputs: np.ndarray, start: int, count: int) -> None:
-        for thinned, row in zip(self._thinned, inputs[1:], strict=True):
+    def observe(self, number: int, inputs: Rows, start: int) -> None:
+        for place, thinned in enumerate(self._thinned, 1):
             if number < thinned.passes:
-                thinned.observe(number, row[:count], inputs[0, :count], start)
+                thinned.observe(number, inputs, place, start)
 
     def settle(self, number: int) -> None:
         for thinned in self._thinned:
             if number < thinned.passes:
                 thinned.settle(number)
 
-    def merge(self, inputs: np.ndarray, start: int, merged: np.ndarray) -> np.ndarray:
-        for thinned in self._thinned:
-            thinned.begin(start)
-        models = len(self._thinned)
-        ties = np.concatenate([thinned.ties for thinned in self._thinned])
-        masks = [thinned.mask(start, len(merged)) for thinned in self._thinned]
-        for thinned, mask in zip(self._thinned, masks, strict=True):
-            thinned.kept += int(np.count_nonzero(mask))
-        stacked = _stacked(masks)
-        thresholds = np.array([thinned.threshold for thinned in self._thinned], np.int64)
-        scales = np.array([thinned.scale for thinned in self._thinned], np.float32)
+    def merge(self, inputs: Rows, start: int, merged: np.ndarray) -> np.ndarray:
+        if start == 0:
+            self._begin()
+        masks = Rows(thinned.mask(start, len(merged)) for thinned in self._thinned)
+        masked: np.ndarray = np.array(list(map(len, masks)), np.int64)
         self._conflicts += run(
-            "add_task_vectors", self._task.dtype, inputs, models, inputs.shape[1], thresholds, ties, stacked, stacked.shape[1],
-            scales, self._weights, self._consensus, self._divisor(), self._task.parameters["lambda"], merged, len(merged),
-            spare(models + 4))
-        for thinned, left in zip(self._thinned, ties, strict=True):
-            thinned.ties[0] = left
+            "add_task_vectors", self._task.dtype, inputs.addresses, len(masks), self._thresholds, self._ties, masks.addresses,
+            masked, self._scales, self._weights, self._consensus, self._divisor, self._task.parameters["lambda"], merged,
+            len(merged), self._spare)
+        self._kept = [kept + thinned.in_mask for kept, thinned in zip(self._kept, self._thinned, strict=True)]
         return merged
 
-    def _divisor(self) -> np.float32:
+    def _begin(self) -> None:
+        """What the readings have settled."""
+        self._ties = np.array([thinned.num_ties for thinned in self._thinned], np.int64)
+        self._thresholds = np.array([thinned.threshold for thinned in self._thinned], np.int64)
+        self._scales = np.array([thinned.scale for thinned in self._thinned], np.float32)
+        self._divisor = self._divided_by()
+
+    def _divided_by(self) -> np.float32:
         """What the sum is divided by; 0 where that is for each element the weights of those that stay."""
         if not self._task.parameters["normalize"]:
             return np.float32(1)
@@ -229,16 +243,10 @@ class TaskVectors(Linear):
 
     def facts(self) -> dict[str, Any]:
         size = max(1, self._task.numel)
-        return {"kept": [thinned.kept / size for thinned in self._thinned], "sign_conflicts": self._conflicts / size}
+        kept = [(thinned.kept + drawn) / size for thinned, drawn in zip(self._thinned, self._kept, strict=True)]
+        return {"kept": kept, "sign_conflicts": self._conflicts / size}
 
 
 def _totals(sums: list[np.ndarray]) -> list[float]:
     """Sums over all blocks, one a column, that do not depend on their order."""
     return [math.fsum(column.tolist()) for column in np.concatenate(sums).T]
-
-
-def _stacked(masks: list[np.ndarray]) -> np.ndarray:
-    """Masks of all models; where one has none, as all its elements stay, ones, unless none has one."""
-    longest = max(map(len, masks))
-    stacked: np.ndarray = np.stack([mask if len(mask) else np.ones(longest, np.uint8) for mask in masks])
-    return stacked

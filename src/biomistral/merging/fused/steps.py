@@ -70,3 +70,11 @@ def magnitude(context: Any, value: Any) -> Any:
     def unsigned(_: Any, builder: Any, __: Any, parts: Any) -> Any:
         return builder.and_(builder.bitcast(parts[0], _INT), _INT(0x7FFFFFFF))
     return types.int32(types.float32), unsigned
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def first_byte(context: Any, eight: Any) -> Any:
+    """The place of the first byte that is not 0 in eight of them, as one number that is not 0."""
+    def zeros(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        return builder.lshr(builder.cttz(parts[0], ir.Constant(ir.IntType(1), 1)), ir.IntType(64)(3))
+    return types.int64(types.uint64), zeros

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from numba import carray
+
 from biomistral.merging.fused.steps import compiled, fma, rounded, stored, value
 
 TILE = 1024
@@ -9,14 +11,14 @@ TILE = 1024
 
 
 @compiled
-def linear(inputs: Any, weights: Any, divisor: Any, merged: Any, spare: Any) -> int:
+def linear(rows: Any, weights: Any, divisor: Any, merged: Any, spare: Any) -> int:
     """`methods.linear`; float32 ``weights``, and what their sum is divided by."""
     for start in range(0, len(merged), TILE):
         end = min(start + TILE, len(merged))
         tile = spare[0, :end - start]
-        _set_scaled(tile, inputs[0, start:end], weights[0])
+        _set_scaled(tile, carray(rows[0], end)[start:], weights[0])
         for i in range(1, len(weights)):
-            _add_scaled(tile, inputs[i, start:end], weights[i])
+            _add_scaled(tile, carray(rows[i], end)[start:], weights[i])
         if divisor != 1:
             divide(tile, divisor)
         _store(tile, merged[start:end])

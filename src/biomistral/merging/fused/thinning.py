@@ -45,18 +45,25 @@ def _count(vector: Any, above: int, counts: Any) -> None:
 @compiled
 def norms(row: Any, base: Any, threshold: int, ties: Any, mask: Any, sums: Any, spare: Any) -> int:
     """Of every block of a task vector the sum of its magnitudes, and of those that stay (`weigh`), into ``sums`` (blocks, 2)."""
-    whole, stays, one = spare[0], spare[1], np.float32(1)
+    one = np.float32(1)
     for block in range(len(sums)):
         start = block * BLOCK
         end = min(start + BLOCK, len(row))
         size = end - start
-        clear(whole[size:])
-        clear(stays[size:])
+        whole, stays = spare[0], spare[1]
         if len(mask):
-            _masked_sizes(whole[:size], stays[:size], row[start:end], base[start:end], mask[start:end])
+            if size == BLOCK:
+                whole, stays = whole[:BLOCK // 8], stays[:BLOCK // 8]
+                _masked_eighth(whole, stays, row[start:end], base[start:end], mask[start:end])
+            else:
+                _masked_sizes(whole[:size], stays[:size], row[start:end], base[start:end], mask[start:end])
+                clear(whole[size:])
+                clear(stays[size:])
         else:
             _weigh_all(whole[:size], row[start:end], base[start:end], one, one)
             weigh(stays[:size], row[start:end], base[start:end], threshold, ties, mask, one, one)
+            clear(whole[size:])
+            clear(stays[size:])
             _make_positive(whole)
             _make_positive(stays)
         sums[block, 0] = fold(whole)
@@ -65,11 +72,32 @@ def norms(row: Any, base: Any, threshold: int, ties: Any, mask: Any, sums: Any, 
 
 
 @compiled
+def _size(row: Any, base: Any) -> Any:
+    return abs(rounded(value(row) - value(base), row))
+
+
+@compiled
 def _masked_sizes(whole: Any, stays: Any, row: Any, base: Any, mask: Any) -> None:
     for j in range(len(row)):
-        size = abs(rounded(value(row[j]) - value(base[j]), row[j]))
-        whole[j] = size
-        stays[j] = size if mask[j] else np.float32(0)
+        whole[j] = _size(row[j], base[j])
+        stays[j] = whole[j] if mask[j] else np.float32(0)
+
+
+@compiled
+def _masked_eighth(whole: Any, stays: Any, row: Any, base: Any, mask: Any) -> None:
+    """A whole block's magnitudes, halved three times."""
+    n, none = len(whole), np.float32(0)
+    for j in range(n):
+        a0, a1, a2, a3 = (_size(row[j], base[j]), _size(row[j + n], base[j + n]), _size(row[j + 2 * n], base[j + 2 * n]),
+                          _size(row[j + 3 * n], base[j + 3 * n]))
+        a4, a5, a6, a7 = (_size(row[j + 4 * n], base[j + 4 * n]), _size(row[j + 5 * n], base[j + 5 * n]),
+                          _size(row[j + 6 * n], base[j + 6 * n]), _size(row[j + 7 * n], base[j + 7 * n]))
+        whole[j] = ((a0 + a4) + (a2 + a6)) + ((a1 + a5) + (a3 + a7))
+        b0, b1, b2, b3 = (a0 if mask[j] else none, a1 if mask[j + n] else none, a2 if mask[j + 2 * n] else none,
+                          a3 if mask[j + 3 * n] else none)
+        b4, b5, b6, b7 = (a4 if mask[j + 4 * n] else none, a5 if mask[j + 5 * n] else none, a6 if mask[j + 6 * n] else none,
+                          a7 if mask[j + 7 * n] else none)
+        stays[j] = ((b0 + b4) + (b2 + b6)) + ((b1 + b5) + (b3 + b7))
 
 
 @compiled
@@ -89,13 +117,14 @@ def weigh(vector: Any, row: Any, base: Any, threshold: int, ties: Any, mask: Any
         _weigh_masked(vector, row, base, mask, scale, weight)
     elif threshold < 0:
         _weigh_all(vector, row, base, scale, weight)
-    else:
-        equal = _count_equal(row, base, threshold) if ties[0] else 0
-        if equal > ties[0]:
-            _weigh_first_ties(vector, row, base, threshold, ties, scale, weight)
-        else:
+    elif ties[0]:
+        equal = _weigh_from(vector, row, base, np.int32(threshold), np.int32(threshold), scale, weight)
+        if equal <= ties[0]:
             ties[0] -= equal
-            _weigh_from(vector, row, base, threshold if equal else threshold + 1, scale, weight)
+        else:  # once a tensor: the last that stays is among these
+            _weigh_first_ties(vector, row, base, threshold, ties, scale, weight)
+    else:
+        _weigh_from(vector, row, base, np.int32(threshold + 1), np.int32(threshold), scale, weight)
 
 
 @compiled
@@ -118,21 +147,18 @@ def _weigh_masked(vector: Any, row: Any, base: Any, mask: Any, scale: Any, weigh
 
 
 @compiled
-def _count_equal(row: Any, base: Any, threshold: int) -> int:
+def _weigh_from(vector: Any, row: Any, base: Any, low: Any, threshold: Any, scale: Any, weight: Any) -> int:
+    """Magnitudes from ``low`` on stay; returns how many are equal to ``threshold``."""
     equal = np.int32(0)
-    for j in range(len(row)):
-        equal = np.int32(equal + (magnitude(rounded(value(row[j]) - value(base[j]), row[j])) == threshold))
-    return int(equal)
-
-
-@compiled
-def _weigh_from(vector: Any, row: Any, base: Any, low: int, scale: Any, weight: Any) -> None:
     for j in range(len(vector)):
         moved = rounded(value(row[j]) - value(base[j]), row[j])
-        moved = moved if magnitude(moved) >= low else np.float32(0)
+        size = magnitude(moved)
+        equal = np.int32(equal + np.int32(size == threshold))
+        moved = moved if size >= low else np.float32(0)
         if scale != 1:
             moved = rounded(moved * scale, row[j])
         vector[j] = rounded(moved * weight, row[j])
+    return int(equal)
 
 
 @compiled

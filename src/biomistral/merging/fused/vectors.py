@@ -3,42 +3,40 @@
 from typing import Any
 
 import numpy as np
+from numba import carray
 
-from biomistral.merging.fused.measures import add, clear, copy
+from biomistral.merging.fused.measures import add, copy
 from biomistral.merging.fused.steps import bits, compiled, rounded, stored, value
 from biomistral.merging.fused.sums import TILE
 from biomistral.merging.fused.thinning import weigh
 
 
 @compiled
-def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales: Any, weights: Any, consensus: int,
+def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any, weights: Any, consensus: int,
                      divisor: Any, scale: Any, merged: Any, spare: Any) -> int:
     """Thin the task vectors, scale and weigh them, and `methods.add_task_vectors`; returns how many elements had a conflict.
 
-    Rows of ``inputs`` after the first, the base, have one entry each in the other arrays; ``divisor`` 0 divides by the weights
-    of those that stayed.
+    Rows after the first, the base, have one entry each in the other arrays; a model has a mask for all elements or, as ``masked``
+    says, for none. ``divisor`` 0 divides by the weights of those that stayed.
     """
     models, conflicts = len(weights), 0
     for start in range(0, len(merged), TILE):
         end = min(start + TILE, len(merged))
-        size, base = end - start, inputs[0, start:end]
-        total, elected, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
-                                       spare[models + 3, :size])
+        size, base = end - start, carray(rows[0], end)[start:]
+        total, kept, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
+                                    spare[models + 3, :size])
         for i in range(models):
-            vector = spare[i, :size]
-            weigh(vector, inputs[1 + i, start:end], base, thresholds[i], ties[i:i + 1], masks[i, start:end], scales[i],
-                  weights[i])
+            vector, mask = spare[i, :size], carray(masks[i], min(end, masked[i]))[start:]
+            weigh(vector, carray(rows[1 + i], end)[start:], base, thresholds[i], ties[i:i + 1], mask, scales[i], weights[i])
             if i == 0:
                 copy(total, vector)  # not added to 0, which would make -0 positive
             else:
                 add(total, vector)
         if consensus:
-            copy(elected, total)
-            clear(share)
-            clear(lost)
             for i in range(models):
-                _keep_elected(spare[i, :size], elected, weights[i], i == 0, total, share, lost)
+                _keep_elected(spare[i, :size], total, weights[i], i == 0, kept, share, lost)
             conflicts += _count_nonzero(lost)
+            total = kept
         if divisor == 0:
             _finish_shared(total, share, scale, base, merged[start:end])
         else:
@@ -47,15 +45,16 @@ def add_task_vectors(inputs: Any, thresholds: Any, ties: Any, masks: Any, scales
 
 
 @compiled
-def _keep_elected(vector: Any, elected: Any, weight: Any, first: Any, total: Any, share: Any, lost: Any) -> None:
-    """`kernels.keep_majority` and `kernels.shared_weights` for one of the vectors: add what has the sign of the sum of all, and
-    its weight where that is not 0; ``lost`` is not 0 where an entry of any vector lost."""
+def _keep_elected(vector: Any, total: Any, weight: Any, first: Any, kept: Any, share: Any, lost: Any) -> None:
+    """`kernels.keep_majority` and `kernels.shared_weights` for one of the vectors: ``kept`` adds up what has the sign of the
+    total, ``share`` its weight where that is not 0; ``lost`` is not 0 where an entry of any vector lost."""
+    none = np.float32(0)
     for j in range(len(vector)):
-        loses = bits(vector[j]) ^ bits(elected[j]) < 0
-        stays = np.float32(0) if loses else vector[j]
-        lost[j] = vector[j] if loses and vector[j] != 0 else lost[j]
-        total[j] = stays if first else total[j] + stays
-        share[j] += weight if stays != 0 else np.float32(0)
+        loses = bits(vector[j]) ^ bits(total[j]) < 0
+        stays = none if loses else vector[j]
+        kept[j] = stays if first else kept[j] + stays
+        share[j] = (none if first else share[j]) + (weight if stays != 0 else none)
+        lost[j] = vector[j] if loses and vector[j] != 0 else none if first else lost[j]
 
 
 @compiled

@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, hashed, the one before kept until the new one stands."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
-from biomistral.files import write_json
+from biomistral.files import sha256, write_json
 from biomistral.progress import log
 from biomistral.training.keeping.parts import State, copy_of, num_bytes, read_state, write_state
 from biomistral.training.parallel import Group
@@ -23,11 +22,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Checkpoints:
         if self._writers.leads:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        mine = {path.name: _digest(path) for path in write_state(temporary, state, self._writers)}
+        mine = {path.name: sha256(path) for path in write_state(temporary, state, self._writers)}
         digests = {name: digest for part in self._writers.words_of_all(mine) for name, digest in part.items()}
         if self._writers.leads:
             self._seal(temporary, {"step": step, "sha256": digests, "notes": notes})
@@ -179,6 +173,6 @@ def _as_written(path: Path, digests: dict[str, str], group: Group) -> bool:
     """Whether a process's share of the files have the hashes they should, and no other is there."""
     try:
         there = {file.name for file in path.glob("*.safetensors")} == digests.keys()
-        return there and all(_digest(path / name) == digests[name] for name in group.share(sorted(digests)))
+        return there and all(sha256(path / name) == digests[name] for name in group.share(sorted(digests)))
     except OSError:
         return False
