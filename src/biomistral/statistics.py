@@ -7,6 +7,7 @@ Sources: Wilson (1927); Kish (1965) for the effective sample size; Efron (1979),
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +30,7 @@ def wilson(right: float, n: float, confidence: float = 0.95) -> tuple[float, flo
     return (0.0 if right == 0 else max(0.0, centre - half)), (1.0 if right == n else min(1.0, centre + half))
 
 
-def cluster_interval(clusters: Sequence[ArrayLike], confidence: float = 0.95) -> tuple[float, float]:
+def cluster_interval(clusters: Sequence[Sequence[float]] | NDArray[Any], confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the accuracy where answers belong together: ``clusters[k]`` holds all answers to one question, by its shot
     sets, its permutations and the tasks that share it.
 
@@ -41,16 +42,15 @@ def cluster_interval(clusters: Sequence[ArrayLike], confidence: float = 0.95) ->
     Raises:
         ValueError: there are no clusters, or one is empty.
     """
-    rows = [np.asarray(cluster, dtype=np.float64) for cluster in clusters]
-    if not rows or any(row.ndim != 1 or not row.size for row in rows):
+    sums, sizes = (np.fromiter(map(of, clusters), np.float64, len(clusters)) for of in (sum, len))
+    if not len(sizes) or not sizes.min():
         raise ValueError("cluster_interval: one non-empty row of answers a cluster expected, and at least one cluster")
-    sums, sizes = np.array([row.sum() for row in rows]), np.array([row.size for row in rows], dtype=np.float64)
     total = float(sizes.sum())
     accuracy = float(sums.sum()) / total
     fewest = total**2 / float((sizes**2).sum())
     independent, variance = accuracy * (1 - accuracy), _variance(sums, sizes)
     effective = fewest
-    if independent > 0 and len(rows) > 1 and total > len(rows):
+    if independent > 0 and 1 < len(sizes) < total:
         effective = max(fewest, independent / variance if variance * total > independent else total)
     return wilson(accuracy * effective, effective, confidence)
 
