@@ -25,6 +25,7 @@ _TOLERANCE = 1e-6
 _QUESTION = ("task", "language", "question", "group", "answer", "options")
 _LATER = {"permutation": pa.int32(), "order": pa.list_(pa.int32()), "cluster": pa.string()}
 """Columns that older folders lack."""
+_MOST_PERMUTATIONS = 1_000_000
 _COLUMNS = ("model", "protocol", *_QUESTION, "shot_set", "right")
 
 
@@ -163,13 +164,19 @@ def _as_published(table: pa.Table) -> pa.Table:
     for name, kind in _LATER.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), kind))
-    rows = zip(table["answer"].to_pylist(), table["order"].to_pylist(), strict=True)
-    letters = pa.array([published_letter({"order": order}, answer) for answer, order in rows], pa.string())
     number, cluster = pc.fill_null(table["permutation"], 0), pc.coalesce(table["cluster"], table["question"])
-    way = pc.binary_join_element_wise(pc.cast(table["shot_set"], pa.string()), pc.cast(number, pa.string()), " ")
-    for name, column in (("answer", letters), ("permutation", number), ("cluster", cluster)):
+    way = pc.add(pc.multiply(pc.cast(table["shot_set"], pa.int64()), _MOST_PERMUTATIONS), number)
+    columns = {"answer": _published_answers(table), "permutation": number, "cluster": cluster}
+    for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column)
     return table.append_column("way", way)
+
+
+def _published_answers(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+    if table["order"].null_count == len(table):
+        return table["answer"]
+    rows = zip(table["answer"].to_pylist(), table["order"].to_pylist(), strict=True)
+    return pa.array([published_letter({"order": order}, answer) for answer, order in rows], pa.string())
 
 
 def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Run:
