@@ -134,8 +134,8 @@ def test_zero_tensors_are_reported(tmp_path: Path, models: dict[str, Path]) -> N
 def test_the_peak_is_the_largest_magnitude(values: list[float], dtype: Float) -> None:
     stored = narrow(np.array(values, np.float32), dtype)
     found = np.zeros(1, np.int64)
-    high = run("peaks", dtype, Rows([stored]).addresses, 1, len(stored), found)
-    assert high == found[0]
+    run("peaks", dtype, Rows([stored]).addresses, 1, len(stored), found)
+    high = found[0]
     assert (high < Float.F32.infinity) == bool(np.isfinite(widen(stored, dtype)).all())
     if high < Float.F32.infinity:
         assert np.int32(high).view(np.float32) == np.abs(widen(stored, dtype)).max(initial=0)

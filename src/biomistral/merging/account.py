@@ -28,17 +28,23 @@ class Account:
         self._spare = spare(2)
         self._peaks: np.ndarray = np.zeros(1 + len(task.inputs), np.int64)
 
-    def add(self, merged: np.ndarray, inputs: Rows, start: int) -> None:
+    def add(self, merged: np.ndarray, inputs: Rows, start: int, peaks: np.ndarray | None = None) -> None:
         """Take a chunk of the result and of every input, as they are stored; it starts at a multiple of `blocks.BLOCK`.
+
+        ``peaks``: those of an `engine.Operator`.
 
         Raises:
             UserError: a value that is NaN or infinite, in an input or in the result.
         """
         task, count, dtype = self._task, len(merged), measured_in(self._task)
         if dtype is not task.dtype or dtype is not task.out_dtype:
-            merged, inputs = widen(merged, task.out_dtype), Rows(widen(row, task.dtype) for row in inputs)
+            merged, inputs, peaks = widen(merged, task.out_dtype), Rows(widen(row, task.dtype) for row in inputs), None
         rows: np.ndarray = np.array([address(merged), *inputs.pointers], np.int64)
-        if run("peaks", dtype, rows, len(rows), count, self._peaks) >= Float.F32.infinity:
+        if peaks is None:
+            run("peaks", dtype, rows, len(rows), count, self._peaks)
+        else:
+            self._peaks = peaks
+        if max(self._peaks.tolist()) >= Float.F32.infinity:
             self._refuse_not_finite(start, merged, inputs)
         first = -(start // BLOCK) % self._step
         sums: np.ndarray = np.empty((len(inputs), len(range(first, -(-count // BLOCK), self._step)), 2), np.float32)

@@ -30,6 +30,11 @@ class Operator(Protocol):
     passes: int
     unit: int
 
+    @property
+    def peaks(self) -> np.ndarray | None:
+        """Largest magnitudes so far of the result and of each input in the type computed in, as float32's bits, where the
+        arithmetic measures them on its way."""
+
     def observe(self, number: int, inputs: Rows, start: int) -> None: ...
 
     def settle(self, number: int) -> None: ...

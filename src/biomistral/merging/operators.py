@@ -127,6 +127,8 @@ class TaskVectors:
 class OnTorch:
     """An `engine.Operator` that hands its chunks to one on a device and takes the result back."""
 
+    peaks = None
+
     def __init__(self, task: PlannedTensor, operator: TorchOperator, device: str) -> None:
         self._task, self._operator, self._device = task, operator, device if type(operator) in _ON_ANY_DEVICE else "cpu"
         self.passes, self.unit = operator.passes, operator.unit

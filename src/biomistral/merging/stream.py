@@ -116,6 +116,6 @@ def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator:
     for start, count in chunks(task.numel, chunk):
         inputs = read_inputs(task, reader, start, count)
         merged = operator.apply(inputs, start)
-        account.add(merged, inputs, start)
+        account.add(merged, inputs, start, operator.peaks)
         writer.write(task.name, start, merged)
     return {"name": task.name, "shape": list(task.shape), **account.facts(), **operator.facts()}

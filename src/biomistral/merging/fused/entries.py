@@ -22,12 +22,14 @@ def block_dots(rows: Any, width: int, found: Any, blocks: int, spare: Any) -> in
                                carray(spare, (3, BLOCK)))
 
 
-def linear(rows: Any, inputs: int, weights: Any, divisor: float, merged: Any, count: int, spare: Any) -> int:
-    return sums.linear(rows, carray(weights, inputs), divisor, carray(merged, count), carray(spare, (1, BLOCK)))
+def linear(rows: Any, inputs: int, weights: Any, divisor: float, merged: Any, count: int, peaks: Any,
+           spare: Any) -> int:
+    return sums.linear(rows, carray(weights, inputs), divisor, carray(merged, count), carray(peaks, inputs + 1),
+                       carray(spare, (1, BLOCK)))
 
 
-def interpolate(rows: Any, by_first: float, by_second: float, merged: Any, count: int) -> int:
-    return sums.interpolate(carray(rows[0], count), carray(rows[1], count), by_first, by_second, carray(merged, count))
+def interpolate(rows: Any, by_first: float, by_second: float, merged: Any, count: int, peaks: Any) -> int:
+    return sums.interpolate(rows, by_first, by_second, carray(merged, count), carray(peaks, 3))
 
 
 def histogram(row: Any, base: Any, count: int, above: int, counts: Any, bins: int, spare: Any) -> int:
@@ -48,8 +50,9 @@ def norms(row: Any, base: Any, count: int, threshold: int, ties: Any, mask: Any,
 
 
 def add_task_vectors(rows: Any, models: int, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any,
-                     weights: Any, consensus: int, divisor: float, scale: float, merged: Any, count: int, spare: Any) -> int:
+                     weights: Any, consensus: int, divisor: float, scale: float, merged: Any, count: int, peaks: Any,
+                     spare: Any) -> int:
     return vectors.add_task_vectors(
         rows, carray(thresholds, models), carray(ties, models), masks, carray(masked, models),
         carray(scales, models), carray(weights, models), consensus, divisor, scale, carray(merged, count),
-        carray(spare, (models + 4, BLOCK)))
+        carray(peaks, models + 2), carray(spare, (models + 4, BLOCK)))

@@ -11,13 +11,16 @@ from biomistral.merging.fused.steps import compiled, magnitude, value
 
 @compiled
 def peaks(rows: Any, count: int, found: Any) -> int:
-    """Raise ``found`` to the largest magnitude in every row, as a float32's bits; returns the largest of all rows."""
-    highest = 0
+    """Raise ``found`` to the largest magnitude in every row, as a float32's bits."""
     for i in range(len(found)):
-        high = int(_peak(carray(rows[i], count)))
-        found[i] = max(found[i], high)
-        highest = max(highest, high)
-    return highest
+        raise_to_peak(found, i, carray(rows[i], count))
+    return 0
+
+
+@compiled
+def raise_to_peak(found: Any, place: int, row: Any) -> None:
+    """Raise one of the numbers found to the largest magnitude in a row."""
+    found[place] = max(found[place], int(_peak(row)))
 
 
 @compiled

@@ -23,8 +23,8 @@ from biomistral.merging.floats import Float
 from biomistral.merging.rows import address
 
 SIGNATURES = {
-    "peaks": "RiiI", "drift": "RiiiiFiF", "block_dots": "RiFiF", "linear": "RiFfviF", "interpolate": "Rffvi",
-    "histogram": "vviiIiF", "draw": "BiiiiiF", "norms": "vviiIBiFiF", "add_task_vectors": "RiIIMIFFiffviF"}
+    "peaks": "RiiI", "drift": "RiiiiFiF", "block_dots": "RiFiF", "linear": "RiFfviIF", "interpolate": "RffviI",
+    "histogram": "vviiIiF", "draw": "BiiiiiF", "norms": "vviiIBiFiF", "add_task_vectors": "RiIIMIFFiffviIF"}
 """Arguments of every loop in `entries`: pointers to values as they are stored (v), to float32 (F), int64 (I) and uint8 (B), to
 such pointers to values (R) and to uint8 (M); an int64 (i), a float32 (f). All return an int64."""
 

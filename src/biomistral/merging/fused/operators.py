@@ -51,7 +51,9 @@ class Linear:
 
     def __init__(self, task: PlannedTensor) -> None:
         self._task = task
+        self.peaks: np.ndarray = np.zeros(1 + len(task.inputs), np.int64)
         self._merged: np.ndarray = np.empty(0, task.dtype.storage)
+        self._spare = spare(len(task.inputs) + 3)
 
     def observe(self, number: int, inputs: Rows, start: int) -> None:
         raise AssertionError("no readings were asked for")
@@ -67,9 +69,11 @@ class Linear:
         return converted(merged, self._task.dtype, self._task.out_dtype)
 
     def merge(self, inputs: Rows, start: int, merged: np.ndarray) -> np.ndarray:
-        weights = np.array([source.parameters["weight"] for source in self._task.inputs], np.float32)
-        divisor = scalars.weight_sum(weights) if self._task.parameters["normalize"] else np.float32(1)
-        run("linear", self._task.dtype, inputs.addresses, len(inputs), weights, divisor, merged, len(merged), spare(1))
+        if start == 0:
+            self._weights = np.array([source.parameters["weight"] for source in self._task.inputs], np.float32)
+            self._divisor = scalars.weight_sum(self._weights) if self._task.parameters["normalize"] else np.float32(1)
+        run("linear", self._task.dtype, inputs.addresses, len(inputs), self._weights, self._divisor, merged, len(merged),
+            self.peaks, self._spare)
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Slerp(Linear):
 
     def _measure(self, inputs: Rows, blocks: int) -> None:
         sums: np.ndarray = np.empty((blocks, 3), np.float32)
-        run("block_dots", self._task.dtype, inputs.addresses, blocks * BLOCK, sums, blocks, spare(3))
+        run("block_dots", self._task.dtype, inputs.addresses, blocks * BLOCK, sums, blocks, self._spare)
         self._sums.append(sums)
 
     def settle(self, number: int) -> None:
@@ -106,8 +110,10 @@ class Slerp(Linear):
     def merge(self, inputs: Rows, start: int, merged: np.ndarray) -> np.ndarray:
         by = self._by
         if (by.first, by.second) in ((1, 0), (0, 1)):
-            return inputs[int(by.second)]
-        run("interpolate", self._task.dtype, inputs.addresses, by.first, by.second, merged, len(merged))
+            chosen = inputs[int(by.second)]
+            run("peaks", self._task.dtype, Rows([chosen, *inputs]).addresses, 3, len(merged), self.peaks)
+            return chosen
+        run("interpolate", self._task.dtype, inputs.addresses, by.first, by.second, merged, len(merged), self.peaks)
         return merged
 
     def facts(self) -> dict[str, Any]:
@@ -201,7 +207,6 @@ class TaskVectors(Linear):
         self._weights = np.array(weights, np.float32)
         self._consensus = METHODS[task.method].consensus
         self._conflicts, self._kept = 0, [0] * len(self._thinned)
-        self._spare = spare(len(self._thinned) + 4)
 
     def observe(self, number: int, inputs: Rows, start: int) -> None:
         for place, thinned in enumerate(self._thinned, 1):
@@ -221,7 +226,7 @@ class TaskVectors(Linear):
         self._conflicts += run(
             "add_task_vectors", self._task.dtype, inputs.addresses, len(masks), self._thresholds, self._ties, masks.addresses,
             masked, self._scales, self._weights, self._consensus, self._divisor, self._task.parameters["lambda"], merged,
-            len(merged), self._spare)
+            len(merged), self.peaks, self._spare)
         self._kept = [kept + thinned.in_mask for kept, thinned in zip(self._kept, self._thinned, strict=True)]
         return merged
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from numba import carray
 
+from biomistral.merging.fused.measures import raise_to_peak
 from biomistral.merging.fused.steps import compiled, fma, rounded, stored, value
 
 TILE = 1024
@@ -11,17 +12,22 @@ TILE = 1024
 
 
 @compiled
-def linear(rows: Any, weights: Any, divisor: Any, merged: Any, spare: Any) -> int:
-    """`methods.linear`; float32 ``weights``, and what their sum is divided by."""
+def linear(rows: Any, weights: Any, divisor: Any, merged: Any, peaks: Any, spare: Any) -> int:
+    """`methods.linear`; float32 ``weights``, and what their sum is divided by; ``peaks`` of result and rows are raised."""
     for start in range(0, len(merged), TILE):
         end = min(start + TILE, len(merged))
         tile = spare[0, :end - start]
-        _set_scaled(tile, carray(rows[0], end)[start:], weights[0])
-        for i in range(1, len(weights)):
-            _add_scaled(tile, carray(rows[i], end)[start:], weights[i])
+        for i in range(len(weights)):
+            row = carray(rows[i], end)[start:]
+            if i == 0:
+                _set_scaled(tile, row, weights[0])
+            else:
+                _add_scaled(tile, row, weights[i])
+            raise_to_peak(peaks, 1 + i, row)
         if divisor != 1:
             divide(tile, divisor)
         _store(tile, merged[start:end])
+        raise_to_peak(peaks, 0, merged[start:end])
     return 0
 
 
@@ -50,9 +56,20 @@ def _store(sums: Any, merged: Any) -> None:
 
 
 @compiled
-def interpolate(first: Any, second: Any, by_first: Any, by_second: Any, merged: Any) -> int:
+def interpolate(rows: Any, by_first: Any, by_second: Any, merged: Any, peaks: Any) -> int:
     """`methods.interpolate` between the ends; float32 coefficients."""
+    for start in range(0, len(merged), TILE):
+        end = min(start + TILE, len(merged))
+        first, second = carray(rows[0], end)[start:], carray(rows[1], end)[start:]
+        _mix(first, second, by_first, by_second, merged[start:end])
+        raise_to_peak(peaks, 0, merged[start:end])
+        raise_to_peak(peaks, 1, first)
+        raise_to_peak(peaks, 2, second)
+    return 0
+
+
+@compiled
+def _mix(first: Any, second: Any, by_first: Any, by_second: Any, merged: Any) -> None:
     for j in range(len(merged)):
         both = value(first[j]) * by_first + value(second[j]) * by_second
         merged[j] = stored(rounded(both, merged[j]), merged[j])
-    return 0

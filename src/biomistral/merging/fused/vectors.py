@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from biomistral.merging.fused.measures import add, copy
+from biomistral.merging.fused.measures import add, copy, raise_to_peak
 from biomistral.merging.fused.steps import bits, compiled, rounded, stored, value
 from biomistral.merging.fused.sums import TILE
 from biomistral.merging.fused.thinning import weigh
@@ -13,11 +13,11 @@ from biomistral.merging.fused.thinning import weigh
 
 @compiled
 def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: Any, scales: Any, weights: Any, consensus: int,
-                     divisor: Any, scale: Any, merged: Any, spare: Any) -> int:
+                     divisor: Any, scale: Any, merged: Any, peaks: Any, spare: Any) -> int:
     """Thin the task vectors, scale and weigh them, and `methods.add_task_vectors`; returns how many elements had a conflict.
 
     Rows after the first, the base, have one entry each in the other arrays; a model has a mask for all elements or, as ``masked``
-    says, for none. ``divisor`` 0 divides by the weights of those that stayed.
+    says, for none; ``peaks`` of the result and the rows are raised. ``divisor`` 0 divides by the weights of those that stayed.
     """
     models, conflicts = len(weights), 0
     for start in range(0, len(merged), TILE):
@@ -27,7 +27,9 @@ def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: 
                                     spare[models + 3, :size])
         for i in range(models):
             vector, mask = spare[i, :size], carray(masks[i], min(end, masked[i]))[start:]
-            weigh(vector, carray(rows[1 + i], end)[start:], base, thresholds[i], ties[i:i + 1], mask, scales[i], weights[i])
+            row = carray(rows[1 + i], end)[start:]
+            weigh(vector, row, base, thresholds[i], ties[i:i + 1], mask, scales[i], weights[i])
+            raise_to_peak(peaks, 2 + i, row)
             if i == 0:
                 copy(total, vector)  # not added to 0, which would make -0 positive
             else:
@@ -41,6 +43,8 @@ def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: 
             _finish_shared(total, share, scale, base, merged[start:end])
         else:
             _finish(total, divisor, scale, base, merged[start:end])
+        raise_to_peak(peaks, 0, merged[start:end])
+        raise_to_peak(peaks, 1, base)
     return conflicts
 
 
