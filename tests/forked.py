@@ -52,7 +52,8 @@ def _start(rank: int, size: int, port: int, work: Callable[[int], None], errors:
         return child
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-                   "GLOO_SOCKET_IFNAME": "lo"}
+                   "GLOO_SOCKET_IFNAME": "lo",
+                   "TOKENIZERS_PARALLELISM": "false"}  # its threads stayed with the parent: a child would wait for them
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     code = 1
     try:

@@ -44,6 +44,17 @@ def test_sums_of_probabilities_answer(place):
     assert found["letters-3shot"]["members"]["two"]["average"] == pytest.approx(alone["average"])
 
 
+def test_the_originals_sums_weigh_a_model_by_its_letter_mass(place):
+    one, two = ([row for row in read_rows(place / name / "answers.parquet") if row["protocol"] == "letters-3shot"]
+                for name in ("of-one", "of-two"))
+    right = [LETTERS[int(np.argmax(np.multiply(a["probabilities"], a["letter_mass"])
+                                   + np.multiply(b["probabilities"], b["letter_mass"])))] == a["answer"]
+             for a, b in zip(one, two, strict=True)]
+    found = ensemble([place / "of-one", place / "of-two"], by="mass")
+    assert found["letters-3shot"]["ensemble"]["overall"]["accuracy"] == pytest.approx(np.mean(right))
+    assert found["cloze-sum"] == ensemble([place / "of-one", place / "of-two"])["cloze-sum"]  # no letters, no mass
+
+
 def test_a_model_with_itself_is_itself(place):
     both = ensemble([place / "of-one", place / "of-one"])["cloze-sum"]
     assert all(scores["overall"]["right"] == both["ensemble"]["overall"]["right"] for scores in both["members"].values())

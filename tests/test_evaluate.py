@@ -16,12 +16,12 @@ import torch
 from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
-from biomistral.evaluation.summary import degenerate, positions, shot_sets, summarise
+from biomistral.evaluation.summary import degenerate, positions, sensitivity, summarise
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.records import ANSWER_SCHEMA, LETTERS, Question, read_rows, write_questions
 from biomistral.run import execute
 from biomistral.scoring.groups import context_length
-from biomistral.statistics import wilson
+from biomistral.statistics import cluster_interval, wilson
 from tiny import make_model
 
 WORDS = ["heart", "lung disease", "kidney", "acute liver pain", "brain fever", "essential hypertension", "cough", "中文 é"]
@@ -103,8 +103,11 @@ def test_results_follow_from_the_answers(done):
             assert score["interval"][0] <= score["accuracy"] <= score["interval"][1]
         assert summary["average"] == pytest.approx(sum(score["accuracy"] for score in summary["tasks"].values()) / 2)
         assert {group: score["n"] for group, score in summary["groups"].items()} == {"taught": 8, "untaught": 4}
-    zero = results["protocols"]["letters-0shot"]["overall"]
-    assert zero["interval"] == pytest.approx(wilson(zero["right"], 24))
+    zero = results["protocols"]["letters-0shot"]
+    assert zero["tasks"]["hard"]["interval"] == pytest.approx(wilson(zero["tasks"]["hard"]["right"], 12))
+    right = {row["question"]: row["right"] for row in rows if row["protocol"] == "letters-0shot"}
+    pairs = [[right[f"{task}-{number}"] for task in ("easy", "hard")] for number in range(5, 17)]  # both ask about the same codes
+    assert zero["overall"]["interval"] == pytest.approx(cluster_interval(pairs))
     assert results["protocols"]["cloze-sum"]["overall"]["letter_mass"] is None
     assert results["protocols"]["letters-0shot"]["follows_prompt"] is False  # random weights follow nothing
     assert any("did not follow the prompt" in warning for warning in results["warnings"])
@@ -234,6 +237,15 @@ def test_scores_are_printed_as_a_table(place, done, capsys, monkeypatch):
     assert second.startswith("cloze-sum")
 
 
+def test_a_suite_by_name_that_was_not_built_is_said_how_to_build(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["biomistral", "evaluate", "--model", "m", "--suite", "biomistral", "--out", "r"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert "biomistral benchmark build biomistral --files FILES --out biomistral" in capsys.readouterr().err
+
+
 def test_a_prompt_longer_than_the_context_is_refused_by_name(place):
     long = Question(id="too-long", task="t", stem="heart " * 600, options=("a", "b"), answer="A")
     write_questions(place / "long.parquet", [long])
@@ -261,10 +273,11 @@ def test_position_bias_and_sensitivity_to_the_shots(done):
     assert positions(biased) == {"shares": {"A": {"chosen": 1.0, "right": 0.5}, "B": {"chosen": 0.0, "right": 0.25},
                                             "C": {"chosen": 0.0, "right": 0.25}}, "distance": 0.5}
     assert positions([answer("", "A", 0)]) == {"shares": {}, "distance": 0}
-    rows = [{**answer(chosen, "A", number), "shot_set": shot_set}
+    rows = [{**answer(chosen, "A", number), "shot_set": shot_set, "permutation": 0}
             for shot_set, said in enumerate(("AAB", "ABB")) for number, chosen in enumerate(said)]
-    assert shot_sets(rows) == {"accuracies": [pytest.approx(2 / 3), pytest.approx(1 / 3)], "changed": pytest.approx(1 / 3)}
-    assert shot_sets(rows[:3]) is None
+    assert sensitivity(rows, "shot_set", "permutation") == {
+        "accuracies": pytest.approx([2 / 3, 1 / 3]), "changed": pytest.approx(1 / 3), "consistency": pytest.approx(5 / 6)}
+    assert sensitivity(rows[:3], "shot_set", "permutation") is None
     found = results_of(done)["protocols"]
     assert len(found["letters-3shot"]["shot_sets"]["accuracies"]) == 2
     three = found["letters-3shot"]

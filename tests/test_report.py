@@ -10,8 +10,9 @@ from lxml import html as lxml_html
 from scipy import stats
 
 from biomistral.errors import UserError
+from biomistral.reporting import table as table_of
 from biomistral.reporting.charts import read_metrics
-from biomistral.reporting.compare import compare, not_beaten, paired, render
+from biomistral.reporting.compare import compare, not_beaten, paired, ranks, render
 from biomistral.reporting.results import read_all, read_results
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.view import protocol_words, published
@@ -137,7 +138,7 @@ def test_what_was_measured_otherwise_is_never_compared(tmp_path: Path, chain: di
     assert data["boards"][1]["baseline"] is None
     assert "has no row here" in page.text_content()
     with pytest.raises(UserError, match=f"the {what} differs"):
-        compare(first, second)
+        compare(first, [second])
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -176,6 +177,15 @@ def test_broken_folders_are_refused(tmp_path: Path, chain: dict[str, Path]) -> N
         read_results(folder)
 
 
+def test_several_models_of_which_one_was_asked_otherwise(tmp_path: Path, chain: dict[str, Path]) -> None:
+    first, second = (make_results(tmp_path, chain, name) for name in ("first", "second"))
+    other = make_results(tmp_path, chain, "other", questions=30)
+    with pytest.raises(UserError, match=f"{first} and {other}: nothing to compare: the questions differs"):
+        compare(first, [second, other])
+    assert table_of.ranks_of([first, second, other]) == {}
+    assert table_of.ranks_of([first]) == {}
+
+
 def test_names_are_taken_once(tmp_path: Path, chain: dict[str, Path]) -> None:
     first = make_results(tmp_path, chain, "same", out="first")
     with pytest.raises(UserError, match=r"'same' under cloze-mean is already in"):
@@ -201,7 +211,7 @@ def test_shot_sets_count_as_one_question(tmp_path: Path, chain: dict[str, Path])
     assert runs[0].shot_sets == 3
     assert len(runs[0].scores) == 25
     assert set(np.round(runs[0].scores * 3, 9)) <= {0, 1, 2, 3}
-    rows = compare(first, second)
+    rows = compare(first, [second])
     assert [(row["protocol"], row["n"]) for row in rows] == [("letters-3shot", 25), ("cloze-mean", 25)]
     assert rows[0]["difference"] == pytest.approx(runs[1].scores.mean() - runs[0].scores.mean())
     text = render(rows)
@@ -225,6 +235,17 @@ def test_holm_over_models_and_the_leader(tmp_path: Path, chain: dict[str, Path])
     for name in sorted(p, key=lambda name: p[name]):
         highest = max(highest, min(1.0, p[name] * (3 - ordered.index(p[name]))))
         by_hand[name] = highest
+    rows = compare(folders[0], folders[1:])
+    assert {row["model"]: row["p_holm"] for row in rows} == pytest.approx(by_hand)
+    text = render(rows).splitlines()
+    assert ["p (Holm)" in line for line in text[1::3]] == [True] * 3
+    assert [line.rsplit(maxsplit=1)[1] for line in text[2::3]] == ["better", "better", text[-1].split()[-1]]
+    assert "better" not in text[-1]
+    assert ranks([runs[name] for name in skills]) == [3, 1, 1, 3]  # the test tells neither pair apart
+    assert table_of.ranks_of(folders) == {"cloze-mean": [3, 1, 1, 3]}
+    printed = table_of.render(table_of.read(folders), table_of.ranks_of(folders)).splitlines()
+    assert printed[0].split() == ["cloze-mean", "questions", *skills]
+    assert printed[-1].split() == ["rank", "(paired", "test,", "Holm)", "3", "1", "1", "3"]
     shown = {row["model"]: row["difference"]["p_holm"] for row in data["boards"][0]["rows"] if row["difference"]}
     assert shown == pytest.approx(by_hand)
     assert not page.xpath("//u")

@@ -11,6 +11,7 @@ from scipy import stats
 from biomistral.statistics import (
     cluster_interval,
     detectable_difference,
+    differences,
     holm,
     mcnemar,
     paired_difference,
@@ -53,6 +54,57 @@ def test_cluster_interval_covers(same):
         low, high = cluster_interval(generator.random((80, 3)) < ability[:, None])
         hits += low <= 0.35 <= high
     assert 0.93 <= hits / 1000 <= 0.975
+
+
+def test_clusters_by_hand():
+    """Three clusters of 2, 1 and 1 answers, 3 of 4 right: residuals 2 - 1.5, 1 - 0.75 and 0 - 0.75, so variance 1.5 * 0.875 / 16;
+    0.1875 over that are 2.29 answers, and Kish's number is 16 / 6 = 2.67, the lower bound."""
+    assert cluster_interval([[1, 1], [1], [0]]) == pytest.approx(wilson(0.75 * 16 / 6, 16 / 6))
+    with pytest.raises(ValueError, match="non-empty row of answers"):
+        cluster_interval([[1], []])
+    with pytest.raises(ValueError, match="at least one cluster"):
+        cluster_interval([])
+
+
+@pytest.mark.parametrize("same", [0.0, 0.5, 1.0])
+def test_cluster_interval_covers_where_tasks_share_questions(same):
+    """Sixty questions asked in one task alone and sixty in two, as MedQA's with four and with five options."""
+    generator, hits = np.random.default_rng(3), 0
+    for _ in range(1000):
+        first, second = generator.random((2, 120)) < 0.35
+        second = np.where(generator.random(120) < same, first, second)
+        clusters = [[one] if number < 60 else [one, other] for number, (one, other) in enumerate(zip(first, second, strict=True))]
+        low, high = cluster_interval(clusters)
+        hits += low <= 0.35 <= high
+    assert 0.93 <= hits / 1000 <= 0.98
+
+
+def test_questions_that_two_tasks_share_are_one_question():
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(0, 2, 80).astype(float) for _ in range(2))
+    names = np.array([f"q{number}" for number in range(80)], dtype=object)
+    twice = [np.concatenate([values, values]) for values in (a, b, names)]
+    alone = paired_difference(a, b, seed=1)
+    assert paired_difference(a, b, seed=1, clusters=names) == pytest.approx(alone)
+    assert paired_difference(*twice[:2], seed=1, clusters=twice[2]) == pytest.approx(alone)
+    assert detectable_difference(*twice[:2], clusters=twice[2]) == pytest.approx(detectable_difference(a, b))
+    narrow = paired_difference(*twice[:2], seed=1)
+    assert narrow[2] - narrow[1] < 0.8 * (alone[2] - alone[1])  # what it would be, taken for independent
+    sums, sizes = differences(*twice)
+    assert sorted(sums) == sorted(2 * (a - b))
+    assert set(sizes) == {2}
+
+
+def test_paired_difference_of_clusters_covers():
+    """Clusters of one to three questions whose answers lean alike."""
+    generator, hits = np.random.default_rng(4), 0
+    for run in range(300):
+        names = np.repeat(np.arange(100), generator.integers(1, 4, 100)).astype(object)
+        hard = generator.random(100)[names.astype(int)]
+        a, b = generator.random(len(names)) < 0.3 + 0.4 * hard, generator.random(len(names)) < 0.5 - 0.3 * hard
+        _, low, high = paired_difference(a, b, seed=run, resamples=1000, clusters=names)
+        hits += low <= 0.15 <= high
+    assert hits / 300 >= 0.91
 
 
 def test_paired_difference_matches_the_enumerated_bootstrap():
@@ -143,5 +195,5 @@ def test_a_detectable_difference_is_detected_in_80_of_100_cases():
     assert found.mean() == pytest.approx(0.8, abs=0.02)
     assert detectable_difference([1.0], [0.0]) == np.inf
     assert detectable_difference(a, a) == 0
-    with pytest.raises(ValueError, match="detectable_difference"):
+    with pytest.raises(ValueError, match="differences: shapes"):
         detectable_difference([1.0, 0.0], [1.0])

@@ -72,7 +72,7 @@ def offline() -> bool:
 
 
 def locate(name: str) -> Path:
-    """Find an input: ``embedded:NAME``, ``hub:ORG/NAME``, or a local file or folder.
+    """Find an input: ``embedded:NAME``, ``hub:ORG/NAME`` (a model) or ``hub:datasets/ORG/NAME``, or a local file or folder.
 
     Only ``hub:`` ever touches the network, and not under ``HF_HUB_OFFLINE=1``: then the local cache alone is asked.
 
@@ -93,21 +93,35 @@ def locate(name: str) -> Path:
     raise UserError(f"{name}: no such file or folder")
 
 
+_MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf", "*.md"]
+_DATA_FILES = ["*.parquet", "*.json", "*.jsonl", "*.csv", "*.zip", "*.md"]
+_DATASETS = "datasets/"
+
+
 def _from_hub(name: str) -> Path:
-    """Download a model's files (or find them in the local cache) without any pickle or code."""
+    """Download a model's files, or a data set's or those of one of its folders, or find them in the local cache; without any
+    pickle or code. ``ORG/NAME[@REVISION]``, ``datasets/ORG/NAME[/FOLDER][@REVISION]``.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, _, revision = name.partition("@")
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.gguf", "*.md"]
+    place, _, revision = name.partition("@")
+    kind, wanted = ("dataset", _DATA_FILES) if place.startswith(_DATASETS) else ("model", _MODEL_FILES)
+    parts = place.removeprefix(_DATASETS).split("/")
+    repository, folder = ("/".join(parts[:2]), "/".join(parts[2:])) if kind == "dataset" else (place, "")
+    patterns = [f"{folder}/{pattern}" for pattern in wanted] if folder else wanted
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+        there = Path(snapshot_download(repository, repo_type=kind, revision=revision or None, allow_patterns=patterns))
     except HFValidationError as error:
-        raise UserError(f"hub:{name}: not a hub id of the form ORG/NAME or ORG/NAME@REVISION") from error
+        raise UserError(f"hub:{name}: not of the form ORG/NAME, ORG/NAME@REVISION or datasets/ORG/NAME/FOLDER") from error
     except LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if offline() else "the hub cannot be reached"
+        option = " --repo-type dataset" if kind == "dataset" else ""
         raise UserError(f"hub:{name}: not in the local cache and {why}; on a machine with a network run "
-                        f"'hf download {repository}' and copy the folder here, then give its path") from error
+                        f"'hf download {repository}{option}' and copy the folder here, then give its path") from error
     except HfHubHTTPError as error:
         raise UserError(f"hub:{name}: the hub refused it ({str(error).splitlines()[0]}); check the name, or log in with "
                         "'hf auth login' if it is gated") from error
+    if not (there / folder).is_dir():
+        raise UserError(f"hub:{name}: the hub has no {', '.join(wanted)} there; check the name")
+    return there / folder

@@ -43,6 +43,7 @@ ANSWER_SCHEMA = pa.schema([
     ("letter_mass", pa.float64()), ("open_chosen", pa.string()), ("open_right", pa.bool_()),
     ("prompt_hash", pa.string()), ("prompt_tokens", pa.int32()), ("seconds", pa.float64()), ("shots", pa.int32()),
     ("said", pa.string()), ("unparsed", pa.string()), ("truth_mass", pa.float64()),
+    ("permutation", pa.int32()), ("order", pa.list_(pa.int32())), ("cluster", pa.string()),
 ])
 """One row per question x shot set x model x protocol (DESIGN: Record).
 
@@ -51,6 +52,9 @@ before that (null for cloze); ``open_chosen`` the argmax over the whole vocabula
 ``meta.group`` (e.g. ``taught``), ``""`` if it has none; ``shots`` how many it was shown. Answers in words: ``said`` is the text,
 ``unparsed`` why no option could be read from it (null where one could; then ``chosen`` is ``""`` and there are no probabilities).
 ``truth_mass``: of TruthfulQA's answers, the share of probability of the true ones (MC2).
+``permutation``: 0 as published, 1 and up in another order of the options; ``order`` says which published option (from 0) stood at
+each letter (null: as published). All letters of a row are those that were shown. ``cluster`` is the same for questions of several
+tasks that ask the same (MedQA with four and with five options; a code at three levels): a hash of stem and context.
 """
 
 

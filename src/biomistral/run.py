@@ -28,6 +28,7 @@ KINDS = {
     "evaluate": "biomistral.evaluation.settings:EvaluateSettings",
     "select": "biomistral.evaluation.settings:SelectSettings",
     "report": "biomistral.reporting.settings:ReportSettings",
+    "reported": "biomistral.reporting.settings:ImportedResultsSettings",
 }
 RUN_FILE = "run.json"
 

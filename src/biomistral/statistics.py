@@ -1,11 +1,13 @@
 """Intervals, paired tests and ranks for accuracies: pure arithmetic, no I/O, and no scipy, whose import takes 1.5 s and 65 MB.
 
-Sources: Wilson (1927); Kish (1965) for the effective sample size; Efron (1979); McNemar (1947), exact form; Holm (1979).
+Sources: Wilson (1927); Kish (1965) for the effective sample size; Efron (1979), by clusters Davison and Hinkley (1997, section
+3.8); McNemar (1947), exact form; Holm (1979).
 """
 
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,69 +30,95 @@ def wilson(right: float, n: float, confidence: float = 0.95) -> tuple[float, flo
     return (0.0 if right == 0 else max(0.0, centre - half)), (1.0 if right == n else min(1.0, centre + half))
 
 
-def cluster_interval(right: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the accuracy when each question was asked several times (shot sets); shape ``(questions, sets)``.
+def cluster_interval(clusters: Sequence[Sequence[float]] | NDArray[Any], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the accuracy where answers belong together: ``clusters[k]`` holds all answers to one question, by its shot
+    sets, its permutations and the tasks that share it.
 
-    Answers to one question are not independent, so the variance is that of the question means (clusters); it is turned
-    into an effective number of answers for Wilson's interval, which stays sane at 0 and 1. That number lies between the
-    number of questions (sets always agree) and the number of answers (sets are independent). One set: plain Wilson.
+    Such answers are not independent, so the variance is that of the clusters' sums about their share; it is turned into an
+    effective number of answers for Wilson's interval, which stays sane at 0 and 1. That number lies between Kish's, where a
+    cluster's answers always agree (the number of clusters, if all are of one size), and the number of answers. Clusters of one
+    answer: plain Wilson.
 
     Raises:
-        ValueError: the array is empty or not two-dimensional.
+        ValueError: there are no clusters, or one is empty.
     """
-    answers = np.asarray(right, dtype=np.float64)
-    if answers.ndim != 2 or answers.size == 0:
-        raise ValueError(f"cluster_interval: shape {answers.shape}: (questions, sets) expected, with at least one of each")
-    questions, sets = answers.shape
-    accuracy = float(answers.mean())
-    effective = float(questions)
-    if sets > 1 and questions > 1:
-        variance = float(answers.mean(axis=1).var(ddof=1)) / questions
-        independent = accuracy * (1 - accuracy)
-        effective = independent / variance if variance * answers.size > independent else float(answers.size)
-        effective = max(effective, float(questions)) if independent > 0 else float(questions)
+    sums, sizes = (np.fromiter(map(of, clusters), np.float64, len(clusters)) for of in (sum, len))
+    if not len(sizes) or not sizes.min():
+        raise ValueError("cluster_interval: one non-empty row of answers a cluster expected, and at least one cluster")
+    total = float(sizes.sum())
+    accuracy = float(sums.sum()) / total
+    fewest = total**2 / float((sizes**2).sum())
+    independent, variance = accuracy * (1 - accuracy), _variance(sums, sizes)
+    effective = fewest
+    if independent > 0 and 1 < len(sizes) < total:
+        effective = max(fewest, independent / variance if variance * total > independent else total)
     return wilson(accuracy * effective, effective, confidence)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95,
-                      resamples: int = 10_000) -> tuple[float, float, float]:
-    """Mean of ``a - b`` over the same questions, with a paired percentile bootstrap interval: (difference, low, high).
+def _variance(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
+    """Variance of ``sums.sum() / sizes.sum()`` over independent clusters (ratio estimator; Cochran 1977, section 6.3)."""
+    if len(sums) < 2:
+        return math.inf
+    residuals = sums - sizes * (sums.sum() / sizes.sum())
+    return float((residuals**2).sum()) * len(sums) / (len(sums) - 1) / float(sizes.sum()) ** 2
 
-    ``a`` and ``b`` hold one mean score a question, in the same order of questions; the result does not depend on which
-    order that is. A resample is a multinomial draw over the distinct differences, of which scores of k shot sets have at
-    most 2k + 1: cost and memory do not grow with the number of questions.
+
+def differences(a: ArrayLike, b: ArrayLike,
+                clusters: NDArray[np.object_] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of ``a - b`` over the questions of each cluster (those of equal name; None: each question by itself), and its sizes.
 
     Raises:
         ValueError: the shapes differ, or there are no questions.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or first.size == 0:
-        raise ValueError(f"paired_difference: shapes {first.shape} and {second.shape}: two equal, non-empty rows expected")
+        raise ValueError(f"differences: shapes {first.shape} and {second.shape}: two equal, non-empty rows expected")
+    if clusters is None:
+        return first - second, np.ones(first.size)
+    _, place = np.unique(clusters.astype(str), return_inverse=True)
     # rounding joins 2/3 - 1/3 and 1/3 - 0, which differ in their last bit
-    values, counts = np.unique(np.round(first - second, 12), return_counts=True)
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _CELLS_AT_ONCE // len(values))
-    means = np.concatenate([
-        generator.multinomial(first.size, counts / first.size, size=min(at_once, resamples - start)) @ values / first.size
-        for start in range(0, resamples, at_once)])
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float((first - second).mean()), float(low), float(high)
+    return np.round(np.bincount(place, weights=first - second), 12), np.bincount(place).astype(np.float64)
 
 
-def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that a two-sided paired test of these questions would find with this power:
-    ``(z(1 - level / 2) + z(power)) * sd(a - b) / sqrt(n)``; infinite of fewer than two questions.
+def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = 10_000,
+                      clusters: NDArray[np.object_] | None = None) -> tuple[float, float, float]:
+    """Mean of ``a - b`` over the same questions, with a paired percentile bootstrap interval: (difference, low, high).
+
+    ``a`` and ``b`` hold one mean score a question, in the same order of questions; the result does not depend on which
+    order that is. Questions of one cluster are drawn together. A resample is a multinomial draw over the distinct differences,
+    of which scores of k shot sets have at most 2k + 1: cost and memory do not grow with the number of questions.
 
     Raises:
-        ValueError: the shapes differ, or a row is not flat.
+        ValueError: see `differences`.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1:
-        raise ValueError(f"detectable_difference: shapes {first.shape} and {second.shape}: two equal rows expected")
-    if first.size < 2:
-        return math.inf
+    sums, sizes = differences(a, b, clusters)
+    values, counts = np.unique(np.stack([np.round(sums, 12), sizes]), axis=1, return_counts=True)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _CELLS_AT_ONCE // len(counts))
+    means = np.concatenate([
+        _ratio(generator.multinomial(len(sums), counts / len(sums), size=min(at_once, resamples - start)), values)
+        for start in range(0, resamples, at_once)])
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(sums.sum() / sizes.sum()), float(low), float(high)
+
+
+def _ratio(draws: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean difference of each draw (a row) of how often each pair of sum and size comes."""
+    sums, sizes = values
+    ratio: NDArray[np.float64] = draws @ sums / (draws @ sizes)
+    return ratio
+
+
+def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = 0.05, power: float = 0.8,
+                          clusters: NDArray[np.object_] | None = None) -> float:
+    """The smallest true difference that a two-sided paired test of these questions would find with this power:
+    ``(z(1 - level / 2) + z(power)) * standard error``; infinite of fewer than two clusters.
+
+    Raises:
+        ValueError: see `differences`.
+    """
     z = NormalDist().inv_cdf
-    return (z(1 - level / 2) + z(power)) * float((first - second).std(ddof=1)) / math.sqrt(first.size)
+    return (z(1 - level / 2) + z(power)) * math.sqrt(_variance(*differences(a, b, clusters)))
 
 
 def mcnemar(b: int, c: int) -> float:

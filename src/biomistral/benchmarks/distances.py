@@ -42,6 +42,7 @@ class Distances:
         self._past: dict[str, int] = {}
         self._numbers: list[list[int]] = []
         self._codes: list[list[str]] = []
+        self._known: dict[tuple[str, int], tuple[int, int]] = {}
         self._named = [code for code, node in hierarchy.nodes.items() if node.name]
         self._place = {code: place for place, code in enumerate(self._named)}
         for root in hierarchy.roots:
@@ -99,6 +100,14 @@ class Distances:
 
     def _below(self, code: str, depth: int) -> tuple[int, int]:
         """Where a node's named descendants at a depth stand among the nodes of that depth."""
+        first, past = self._first[code], self._past[code]
+        if past - first == 1:  # a leaf; those are many, and each is asked about by itself
+            return self._between(first, past, depth)
+        if (found := self._known.get((code, depth))) is None:
+            found = self._known[code, depth] = self._between(first, past, depth)
+        return found
+
+    def _between(self, first: int, past: int, depth: int) -> tuple[int, int]:
         numbers = self._numbers[depth]
-        start = bisect_left(numbers, self._first[code])
-        return start, bisect_left(numbers, self._past[code], start)
+        start = bisect_left(numbers, first)
+        return start, bisect_left(numbers, past, start)

@@ -6,12 +6,13 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 import typer.core
 
 from biomistral import __version__, ranks
+from biomistral.benchmarks.settings import Suite
 from biomistral.cli.common import (
     COMMON,
     REQUESTS,
@@ -58,16 +59,23 @@ app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False,
                   help="Turn an open language model into a medical one, and prove what it got.",
                   epilog="Begin with: biomistral doctor; biomistral run recipes/quickstart.yaml")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
+results_app = typer.Typer(no_args_is_help=True, help="Bring in results that others measured.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
 app.add_typer(model_app, name="model")
 app.add_typer(merge_app, name="merge")
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(results_app, name="results")
 
 
 def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> None:
     """One results folder a model: ``out`` itself for one, ``out/MODEL`` for several; then their scores as a table."""
     common["requests"] = requests_in(common)
+    suite = several[0].benchmark  # type: ignore[attr-defined]
+    if suite in get_args(Suite) and not Path(suite).exists():
+        files = "" if suite == "medconceptsqa" else "--files FILES "
+        raise UserError(f"--suite {suite}: no such folder; make it once with: "
+                        f"biomistral benchmark build {suite} {files}--out {suite}")
     if len(several) == 1:
         run_stage(several[0], out, **common)
         _show_scores([out], common["as_json"])
@@ -83,9 +91,9 @@ def _run_evaluations(several: list[StageSettings], out: Path, **common: Any) -> 
 def _show_scores(folders: list[Path], as_json: bool) -> None:
     if as_json or not ranks.leads():
         return
-    from biomistral.evaluation import table
+    from biomistral.reporting import table
 
-    print(f"\n{table.render(table.read(folders))}")
+    print(f"\n{table.render(table.read(folders), table.ranks_of(folders))}")
 
 
 def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
@@ -129,6 +137,7 @@ add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite
           "model", [*COMMON, parameter("executor", Executor, "local"), parameter("cache", Cache, ""), *REQUESTS])
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
+add_stage(results_app, "import", "reported")
 
 
 @benchmark_app.command("list")
@@ -167,24 +176,46 @@ def preview_command(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="results folder of the baseline")],
-    second: Annotated[Path, typer.Argument(help="results folder of the other model")], as_json: Json = False,
+    others: Annotated[list[Path], typer.Argument(help="results folders of the models compared with it")], as_json: Json = False,
 ) -> None:
-    """Compare two models on the same questions: paired differences with intervals and exact McNemar tests."""
+    """Compare models with a baseline on the same questions: paired differences with intervals and exact McNemar tests, corrected
+    for their number (Holm)."""
     from biomistral.reporting import compare as comparison
 
-    rows = comparison.compare(first, second)
+    rows = comparison.compare(first, others)
     emit(rows, comparison.render(rows), as_json)
 
 
 @app.command()
 def ensemble(
-    folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models")], as_json: Json = False,
+    folders: Annotated[list[Path], typer.Argument(help="results folders of two or more models; one will do for --permutations")],
+    permutations: Annotated[bool, typer.Option("--permutations", help=(
+        "a question's permutations (evaluate --permutations N) answer together too: self-consistency"))] = False,
+    by: Annotated[Literal["probability", "mass", "vote"], typer.Option("--by", help=(
+        "add up the options' probabilities, those before they were renormalised (as the original), or votes (of answers in words "
+        "too)"))] = "probability",
+    as_json: Json = False,
 ) -> None:
-    """Several models as one, from their recorded answers: probabilities are added up, no model is run."""
+    """Several models as one, or one model's answers to permuted options, from recorded answers: no model is run."""
     from biomistral.reporting import ensemble as together
 
-    found = together.ensemble(folders)
+    found = together.ensemble(folders, permutations, by)
     emit(found, together.render(found), as_json)
+
+
+@app.command()
+def contamination(
+    results: Annotated[Path, typer.Argument(help="results folder of a model")],
+    corpus: Annotated[Path, typer.Option("--corpus", help="corpus folder it was trained on, or any other")],
+    suite: Annotated[Path | None, typer.Option("--suite", help="the benchmark that was asked, where it does not lie there any "
+                                               "more")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which questions stand in a corpus, and the scores with and without them, from recorded answers: no model is run."""
+    from biomistral import contamination as overlap
+
+    found = overlap.contamination(results, corpus, suite)
+    emit(found, overlap.render(found), as_json)
 
 
 @app.command()

@@ -68,7 +68,8 @@ def _about(place: Path) -> dict[str, Any]:
 
 
 def _in_order(rows: Sequence[Row], protocols: Sequence[str], questions: Sequence[Question]) -> list[Row]:
-    """Rows by protocol as asked for, then by shot set, then as the questions stand in the benchmark."""
+    """Rows by protocol as asked for, by shot set, by permutation, then as the questions stand in the benchmark."""
     names = list(dict.fromkeys([*protocols, *(row["protocol"] for row in rows)]))
     places = {question.id: number for number, question in enumerate(questions)}
-    return sorted(rows, key=lambda row: (names.index(row["protocol"]), row["shot_set"], places[row["question"]]))
+    return sorted(rows, key=lambda row: (names.index(row["protocol"]), row["shot_set"], row["permutation"],
+                                         places[row["question"]]))

@@ -9,6 +9,7 @@ from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.records import Question
 from biomistral.scoring.groups import Group, make_group, tokenised, too_long
+from biomistral.scoring.permutations import permuted
 from biomistral.scoring.prompts import PROTOCOLS, Protocol, choose_shots, num_shots
 from biomistral.scoring.questions import choose_questions
 
@@ -37,12 +38,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Pass:
-    """Questions of one task, asked once behind the same shots, under protocols that read the same answer."""
+    """Questions of one task in all their permutations, asked behind each set of shots, under protocols that read the same
+    answer; ``shots`` by the number of the set."""
 
     protocols: tuple[Protocol, ...]
-    shot_set: int
     questions: list[Question]
-    shots: list[Question]
+    shots: dict[int, list[Question]]
 
 
 def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterator[Pass]:
@@ -54,10 +55,11 @@ def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterato
     asked = choose_questions(questions, settings.split, settings.tasks, settings.limit, settings.seed)
     for protocols in _alike(settings.protocols):
         _check_shots(questions, list(asked), protocols[0], settings)
-        for task, found in asked.items():
-            for shot_set in range(settings.shot_sets if protocols[0].drawn else 1):
-                yield Pass(protocols, shot_set, found,
-                           choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split))
+        count = 1 if protocols[0].formulation == "cloze" else settings.permutations
+        for task, published in asked.items():
+            shots = {shot_set: choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split)
+                     for shot_set in range(settings.shot_sets if protocols[0].drawn else 1)}
+            yield Pass(protocols, permuted(published, count, settings.seed), shots)
 
 
 def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: PreTrainedTokenizerBase,
@@ -70,11 +72,14 @@ def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokeniz
     """
     plan = Plan([], [])
     for one in passes(questions, settings):
-        if settings.too_long == "refuse":
-            plan.groups.append(make_group(one.protocols, one.shot_set, one.questions, one.shots, tokenizer, longest))
-        else:
-            _add_fitting(plan, one.protocols, one.shot_set, (one.questions, one.shots), (tokenizer, longest),
-                         settings.too_long == "drop")
+        found = one.questions
+        if settings.too_long == "drop":
+            found = _fitting(plan, one.protocols, found, one.shots, (tokenizer, longest))
+        for shot_set, own in one.shots.items():
+            if settings.too_long == "fewer-shots":
+                _add_with_fewer(plan, one.protocols, shot_set, (found, own), (tokenizer, longest))
+            elif found:
+                plan.groups.append(make_group(one.protocols, shot_set, found, own, tokenizer, longest))
     if not plan.groups:
         raise UserError(f"--too-long {settings.too_long}: none of the questions fits into the {longest} tokens this model reads")
     return plan
@@ -90,17 +95,27 @@ def _alike(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
     return [tuple(protocols) for protocols in alike.values()]
 
 
-def _add_fitting(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, texts: tuple[list[Question], list[Question]],
-                 reader: tuple[PreTrainedTokenizerBase, int | None], drop: bool) -> None:
-    """Add the questions that fit; of the others, ask again with a shot less, or leave them out."""
+def _fitting(plan: Plan, protocols: tuple[Protocol, ...], questions: list[Question], shots: dict[int, list[Question]],
+             reader: tuple[PreTrainedTokenizerBase, int | None]) -> list[Question]:
+    """The questions that fit behind every shot set in every permutation; the others are left out of all, so that sets compare."""
+    tokenizer, longest = reader
+    long = dict.fromkeys(questions[place].id for shot_set, own in shots.items()
+                         for place in too_long(tokenised(protocols, shot_set, questions, own, tokenizer), longest))
+    plan.left_out.extend((protocol.name, shot_set, name) for protocol in protocols for shot_set in shots for name in long)
+    return [question for question in questions if question.id not in long]
+
+
+def _add_with_fewer(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, texts: tuple[list[Question], list[Question]],
+                    reader: tuple[PreTrainedTokenizerBase, int | None]) -> None:
+    """Add the questions that fit in all their permutations; ask the others with a shot less, or leave them out without any."""
     (questions, shots), (tokenizer, longest) = texts, reader
     group = tokenised(protocols, shot_set, questions, shots, tokenizer)
-    long = set(too_long(group, longest))
-    fitting = [question for place, question in enumerate(questions) if place not in long]
-    others = [question for place, question in enumerate(questions) if place in long]
+    long = dict.fromkeys(questions[place].id for place in too_long(group, longest))
+    fitting = [question for question in questions if question.id not in long]
     if fitting:
-        plan.groups.append(tokenised(protocols, shot_set, fitting, shots, tokenizer) if others else group)
-    if others and (drop or not shots):
-        plan.left_out.extend((protocol.name, shot_set, question.id) for protocol in protocols for question in others)
-    elif others:
-        _add_fitting(plan, protocols, shot_set, (others, shots[:-1]), reader, drop)
+        plan.groups.append(tokenised(protocols, shot_set, fitting, shots, tokenizer) if long else group)
+    if long and shots:
+        others = [question for question in questions if question.id in long]
+        _add_with_fewer(plan, protocols, shot_set, (others, shots[:-1]), reader)
+    elif long:
+        plan.left_out.extend((protocol.name, shot_set, name) for protocol in protocols for name in long)

@@ -34,6 +34,8 @@ class EvaluateSettings(StageSettings):
     tasks: list[str] = Field(default_factory=list, description="only these tasks; empty: all of them")
     limit: int = Field(0, ge=0, description="questions a task, a sample drawn by the seed; 0: all of them")
     shot_sets: int = Field(3, ge=1, description="random shot sets of letters-3shot; the score is their mean")
+    permutations: int = Field(1, ge=1, le=1000, description=(
+        "ask each question under so many orders of its options, the published one first; not for cloze, which shows no options"))
     too_long: Literal["refuse", "drop", "fewer-shots"] = Field(
         "refuse", description="prompts longer than the model reads: stop, leave the question out, or leave shots out; counted")
     name: str = Field("", description="name shown in the results; by default the model folder's")

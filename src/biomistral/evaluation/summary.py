@@ -9,6 +9,7 @@ import numpy as np
 from biomistral.calibration import adaptive_ece, brier, ece, paper_ece_5, reliability_bins
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS
+from biomistral.scoring.permutations import published_letter
 from biomistral.scoring.prompts import PROTOCOLS
 from biomistral.scoring.tally import Row, score, split_by
 
@@ -36,7 +37,8 @@ def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
         "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
         "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
         "calibration": None if PROTOCOLS[name].by_text else calibration(rows), **_unparsed(rows),
-        "positions": positions(rows), "shot_sets": shot_sets(rows), "seconds": seconds,
+        "positions": positions(rows), "shot_sets": sensitivity(rows, "shot_set", "permutation"),
+        "permutations": sensitivity(rows, "permutation", "shot_set"), "seconds": seconds,
         "questions_per_second": len(rows) / seconds if seconds else None,
     }
 
@@ -52,16 +54,21 @@ def positions(rows: Sequence[Row]) -> dict[str, Any]:
     return {"shares": shares, "distance": sum(abs(one["chosen"] - one["right"]) for one in shares.values()) / 2}
 
 
-def shot_sets(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Sensitivity to the shots: the accuracy of each set, and the share of questions whose answer is not the same in all of
-    them; None where there is one set."""
-    by_set = split_by(rows, "shot_set").items()
-    accuracies = {shot_set: float(np.mean([row["right"] for row in found])) for shot_set, found in by_set}
-    if len(accuracies) < 2:
+def sensitivity(rows: Sequence[Row], over: str, within: str) -> dict[str, Any] | None:
+    """What it changes to ask ``over`` several shot sets, or permutations of the options; None where there is one.
+
+    ``accuracies`` of each; of the questions (each ``within`` one of the other kind by itself) the share whose answer is not the
+    same option in all of them, ``changed``, and ``consistency``: the mean share of answers that are the question's most frequent.
+    """
+    by_way = split_by(rows, over)
+    if len(by_way) < 2:
         return None
-    by_question = split_by(rows, "question").values()
-    return {"accuracies": [accuracies[shot_set] for shot_set in sorted(accuracies)],
-            "changed": float(np.mean([len({row["chosen"] for row in found}) > 1 for found in by_question]))}
+    options: dict[tuple[str, int], Counter[str]] = {}
+    for row in rows:
+        options.setdefault((row["question"], row[within]), Counter())[published_letter(row, row["chosen"])] += 1
+    return {"accuracies": [float(np.mean([row["right"] for row in by_way[way]])) for way in sorted(by_way)],
+            "changed": float(np.mean([len(found) > 1 for found in options.values()])),
+            "consistency": float(np.mean([max(found.values()) / found.total() for found in options.values()]))}
 
 
 def _unparsed(rows: Sequence[Row]) -> dict[str, Any]:
@@ -87,21 +94,28 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def calibration(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Calibration over all shot sets; ``paper_ece_5`` over the last one alone, as the original's sets overwrote one another
-    (None without letters). Answers without probabilities do not count; None: there are no others."""
+    """Calibration over all answers, with its reliability diagram, and of each task. Answers without probabilities do not count;
+    None: there are no others."""
     rows = [row for row in rows if row["probabilities"] is not None]
     if not rows:
         return None
+    confidence, right = [max(row["probabilities"]) for row in rows], [row["right"] for row in rows]
+    return {**_calibration(rows), "bins": reliability_bins(confidence, right),
+            "tasks": {task: _calibration(found) for task, found in split_by(rows, "task").items()}}
+
+
+def _calibration(rows: Sequence[Row]) -> dict[str, float | None]:
+    """``paper_ece_5`` is over the last shot set of the published order alone, as the original's sets overwrote one another (None
+    without letters)."""
     probabilities = [row["probabilities"] for row in rows]
     confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
-    last = [row for row in rows if row["shot_set"] == max(other["shot_set"] for other in rows[-1:])]
+    last = [row for row in rows if row["shot_set"] == rows[-1]["shot_set"] and not row["permutation"]]
     paper = None
     if all(row["letter_mass"] is not None for row in rows):
         paper = paper_ece_5([row["probabilities"] for row in last], [row["letter_mass"] for row in last],
                             [row["right"] for row in last])
     return {"ece": ece(confidence, right), "adaptive_ece": adaptive_ece(confidence, right),
-            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper,
-            "bins": reliability_bins(confidence, right)}
+            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper}
 
 
 def warnings(name: str, protocols: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Paired comparisons: two models on the same questions, under the same protocol, or not at all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 from biomistral.errors import UserError
 from biomistral.reporting.results import Run, read_results
 from biomistral.seeds import seed
-from biomistral.statistics import detectable_difference, holm, mcnemar, paired_difference
+from biomistral.statistics import detectable_difference, differences, holm, mcnemar, paired_difference, ranks_with_ties
 
 SIGNIFICANT = 0.05
-_BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition", "questions")
+_BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition",
+                "number of permutations", "questions")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,9 @@ class Difference:
 
     ``gained`` counts the questions that the model got right more often than the baseline, ``lost`` the other way round:
     with one shot set these are McNemar's discordant pairs, with several its exact form is the sign test over questions.
-    ``detectable`` is the smallest true difference that so many questions show in 80 of 100 cases (None of a single one).
+    Questions that several tasks share count once there, and as one in the intervals.
+    ``detectable`` is the smallest true difference that so many questions show in 80 of 100 cases (None of a single one, or where
+    no answer differs).
     """
 
     kind: str
@@ -51,26 +55,34 @@ def paired(run: Run, baseline: Run, kind: str = "overall", scope: str = "overall
     """Compare two runs of one board over all questions, or those of one task or group."""
     assert run.board == baseline.board, "only runs of one board are compared"
     mine, theirs = run.scope(kind, scope), baseline.scope(kind, scope)
-    difference, low, high = paired_difference(mine, theirs, seed(root, "paired", run.protocol, kind, scope))
-    gained, lost = int((mine > theirs).sum()), int((mine < theirs).sum())
+    clusters = run.clusters[run.places(kind, scope)]
+    difference, low, high = paired_difference(mine, theirs, seed(root, "paired", run.protocol, kind, scope), clusters=clusters)
+    gained, lost = discordant(run, baseline, kind, scope)
     p = mcnemar(gained, lost)
-    detectable = detectable_difference(mine, theirs) if len(mine) > 1 else None
+    detectable = detectable_difference(mine, theirs, clusters=clusters) if gained or lost else math.inf
     return Difference(kind, scope, len(mine), float(mine.mean()), float(theirs.mean()), difference, low, high, gained, lost,
-                      p, p, detectable)
+                      p, p, detectable if math.isfinite(detectable) else None)
+
+
+def discordant(run: Run, other: Run, kind: str = "overall", scope: str = "overall") -> tuple[int, int]:
+    """Questions that the first answered right more often than the second, and the other way round; those that several tasks share
+    count once."""
+    sums, _ = differences(run.scope(kind, scope), other.scope(kind, scope), run.clusters[run.places(kind, scope)])
+    return int((sums > 0).sum()), int((sums < 0).sum())
 
 
 def against(baseline: Run, runs: Sequence[Run], kind: str, scope: str, root: int = 0) -> dict[str, Difference]:
     """Every other run against the baseline, by model name; ``p_holm`` is corrected for their number."""
-    found = {run.model.name: paired(run, baseline, kind, scope, root) for run in runs if run is not baseline}
-    corrected = holm([difference.p for difference in found.values()])
-    return {name: replace(difference, p_holm=p) for (name, difference), p in zip(found.items(), corrected, strict=True)}
+    others = [run for run in runs if run is not baseline]
+    found = _corrected([paired(run, baseline, kind, scope, root) for run in others])
+    return {run.model.name: one for run, one in zip(others, found, strict=True)}
 
 
 def not_beaten(runs: Sequence[Run]) -> tuple[str, list[str]]:
     """The model that leads, and those the exact paired test (Holm) cannot tell from it."""
     leader = max(runs, key=lambda run: run.summary.overall.accuracy)
     rivals = [run for run in runs if run is not leader]
-    p_values = [mcnemar(int((leader.scores > run.scores).sum()), int((leader.scores < run.scores).sum())) for run in rivals]
+    p_values = [mcnemar(*discordant(leader, run)) for run in rivals]
     tied = [run.model.name for run, p in zip(rivals, holm(p_values), strict=True) if p >= SIGNIFICANT]
     return leader.model.name, tied
 
@@ -83,20 +95,46 @@ def boards(runs: Sequence[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def compare(first: Path, second: Path) -> list[dict[str, Any]]:
-    """Second results folder minus the first, per shared protocol: overall, each group and each task.
+def ranks(board: Sequence[Run]) -> list[int]:
+    """Rank of each run, 1 the best: one more than the number of runs that are better over all questions by the exact paired test,
+    corrected for the number of pairs (Holm). Runs that are beaten by as many share a rank."""
+    pairs = [(one, other) for one in range(len(board)) for other in range(one)]
+    found = [discordant(board[one], board[other]) for one, other in pairs]
+    better = [[False] * len(board) for _ in board]
+    for (one, other), (gained, lost), p in zip(pairs, found, holm([mcnemar(*each) for each in found]), strict=True):
+        if p < SIGNIFICANT:
+            winner, loser = (one, other) if gained > lost else (other, one)
+            better[winner][loser] = True
+    return ranks_with_ties([run.summary.overall.accuracy for run in board], better)
+
+
+def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:
+    """Each of the other results folders minus the first, per shared protocol: overall, each group and each task. ``p_holm`` is
+    corrected for the number of models that are compared over the same questions.
 
     Raises:
-        UserError: a folder cannot be read, or they have no protocol on the same questions in common.
+        UserError: a folder cannot be read, or has no protocol on the same questions in common with the first.
     """
-    old, new = read_results(first), read_results(second)
-    shared = [board for board in boards([*old.runs.values(), *new.runs.values()]) if len(board) == 2]
-    if not shared:
-        raise UserError(f"{first} and {second}: nothing to compare: {_why(next(iter(old.runs.values())), new.runs)}")
-    return [{"benchmark": before.benchmark.name, "protocol": before.protocol,
-             "definition_hash": before.summary.definition_hash, "baseline": before.model.name, "model": after.model.name,
-             **asdict(paired(after, before, kind, scope))}
-            for before, after in shared for kind, scope in scopes(before)]
+    old, new = read_results(first), [read_results(folder) for folder in others]
+    rows = []
+    for before in old.runs.values():
+        found = [run for result in new for run in result.runs.values() if run.board == before.board]
+        differences = {scope: _corrected([paired(after, before, *scope) for after in found]) for scope in scopes(before)}
+        rows += [{"benchmark": before.benchmark.name, "protocol": before.protocol, "compared": len(found),
+                  "definition_hash": before.summary.definition_hash, "baseline": before.model.name, "model": after.model.name,
+                  "folder": str(after.folder), **asdict(own[place])}
+                 for place, after in enumerate(found) for own in differences.values()]
+    compared = {row["folder"] for row in rows}
+    for result in new:
+        if str(result.artifact.path) not in compared:
+            raise UserError(f"{first} and {result.artifact.path}: nothing to compare: "
+                            f"{_why(next(iter(old.runs.values())), result.runs)}")
+    return rows
+
+
+def _corrected(differences: Sequence[Difference]) -> list[Difference]:
+    """With ``p_holm`` for so many comparisons."""
+    return [replace(one, p_holm=p) for one, p in zip(differences, holm([one.p for one in differences]), strict=True)]
 
 
 def scopes(run: Run) -> list[tuple[str, str]]:
@@ -120,19 +158,23 @@ def _short(value: Any) -> str:
 
 
 def render(rows: Sequence[dict[str, Any]]) -> str:
-    """`compare`'s rows as aligned text; differences in points, second model minus first."""
+    """`compare`'s rows as aligned text; differences in points, other model minus first. Of several models, better and worse are
+    only those that Holm's correction leaves."""
     lines, last = [], None
     for row in rows:
-        if row["protocol"] != last:
-            last = row["protocol"]
-            lines += [f"{row['benchmark']}, {last}: {row['model']} minus {row['baseline']}, same questions",
+        several = row["compared"] > 1
+        if (row["protocol"], row["folder"]) != last:
+            last = row["protocol"], row["folder"]
+            lines += [f"{row['benchmark']}, {row['protocol']}: {row['model']} minus {row['baseline']}, same questions",
                       f"  {'':24} {'n':>6} {'first':>7} {'second':>7} {'difference':>11}  {'95 % interval':17} {'p (exact)':>9} "
-                      f"{'detectable':>10}"]
+                      f"{'p (Holm)  ' if several else ''}{'detectable':>10}"]
         interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        mark = "" if row["low"] <= 0 <= row["high"] else "  better" if row["low"] > 0 else "  worse"
+        told = not row["low"] <= 0 <= row["high"] and (not several or row["p_holm"] < SIGNIFICANT)
+        mark = ("  better" if row["low"] > 0 else "  worse") if told else ""
         accuracies = f"{100 * row['baseline_accuracy']:6.1f}% {100 * row['accuracy']:6.1f}%"
+        corrected = f"{row['p_holm']:8.2g}  " if several else ""
         lines.append(f"  {row['scope'][:24]:24} {row['n']:6,} {accuracies} {100 * row['difference']:+11.1f}  {interval:17} "
-                     f"{row['p']:9.2g} {_points(row['detectable']):>10}{mark}")
+                     f"{row['p']:9.2g} {corrected}{_points(row['detectable']):>10}{mark}")
     return "\n".join(lines)
 
 

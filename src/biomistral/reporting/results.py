@@ -11,100 +11,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import canonical_hash
+from biomistral.reporting.results_file import BenchmarkInfo, ModelInfo, Protocol, Summary
+from biomistral.scoring.permutations import published_letter
 
 Labels: TypeAlias = NDArray[np.object_]
 Scores: TypeAlias = NDArray[np.float64]
 _TOLERANCE = 1e-6
 _QUESTION = ("task", "language", "question", "group", "answer", "options")
+_LATER = {"permutation": pa.int32(), "order": pa.list_(pa.int32()), "cluster": pa.string()}
+"""Columns that older folders lack."""
+_MOST_PERMUTATIONS = 1_000_000
 _COLUMNS = ("model", "protocol", *_QUESTION, "shot_set", "right")
-
-
-class _Part(BaseModel):
-    """A piece of ``results.json``; keys added by later versions are kept and ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
-
-
-class ModelInfo(_Part):
-    name: str = Field(min_length=1)
-    key: str
-    parameters: int | None = None
-    dtype: str | None = None
-    quantization: str | None = None
-
-
-class BenchmarkInfo(_Part):
-    name: str
-    key: str
-    split: str
-    limit: int | None = None
-
-
-class Score(_Part):
-    """Accuracy over ``n`` questions as a fraction, with its 95 % interval."""
-
-    n: int = Field(gt=0)
-    right: float
-    accuracy: float = Field(ge=0, le=1)
-    interval: tuple[float, float]
-    spread: float | None = None
-    letter_mass: float | None = None
-    open_accuracy: float | None = None
-
-
-class Degenerate(_Part):
-    letter: str
-    share: float
-    score_of_always: float
-
-
-class Bin(_Part):
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
-
-
-class Calibration(_Part):
-    ece: float | None = None
-    adaptive_ece: float | None = None
-    brier: float | None = None
-    paper_ece_5: float | None = None
-    bins: list[Bin] = Field(default_factory=list)
-
-
-class Protocol(_Part):
-    """What one model scored under one protocol."""
-
-    definition: dict[str, Any]
-    definition_hash: str
-    tasks: dict[str, Score]
-    groups: dict[str, Score] = Field(default_factory=dict)
-    overall: Score
-    average: float
-    degenerate: Degenerate | None = None
-    calibration: Calibration | None = None
-    seconds: float | None = None
-    questions_per_second: float | None = None
-
-
-class Summary(_Part):
-    """A whole ``results.json``."""
-
-    model: ModelInfo
-    benchmark: BenchmarkInfo
-    protocols: dict[str, Protocol] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One model under one protocol: its summary, and one score a question (its mean over the shot sets)."""
+    """One model under one protocol: its summary, and one score a question (its mean over shot sets and permutations)."""
 
     folder: Path
     model: ModelInfo
@@ -113,8 +40,11 @@ class Run:
     summary: Protocol
     tasks: Labels
     groups: Labels
+    clusters: Labels
+    """The same for questions that ask the same: what is no independent evidence."""
     scores: Scores
     shot_sets: int
+    permutations: int
     chance: float
     questions: str
     """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
@@ -123,19 +53,22 @@ class Run:
     def board(self) -> tuple[Any, ...]:
         """What has to be equal before two runs may stand in one table."""
         return (self.benchmark.name, self.benchmark.key, self.benchmark.split, self.benchmark.limit, self.protocol,
-                self.summary.definition_hash, self.questions)
+                self.summary.definition_hash, self.permutations, self.questions)
 
     @property
     def group_names(self) -> list[str]:
         """The groups of questions, what was taught first."""
         return sorted(self.summary.groups, key=lambda name: name != "taught")
 
-    def scope(self, kind: str, name: str) -> Scores:
-        """The scores of the questions of one task or group, or of all: kind ``task``, ``group`` or ``overall``."""
+    def places(self, kind: str, name: str) -> NDArray[np.int64]:
+        """Where the questions of one task or group stand, or of all: kind ``task``, ``group`` or ``overall``."""
         if kind == "overall":
-            return self.scores
-        labels = self.tasks if kind == "task" else self.groups
-        chosen: Scores = self.scores[np.flatnonzero(labels == name)]
+            return np.arange(len(self.scores))
+        return np.flatnonzero((self.tasks if kind == "task" else self.groups) == name)
+
+    def scope(self, kind: str, name: str) -> Scores:
+        """The scores of these questions."""
+        chosen: Scores = self.scores[self.places(kind, name)]
         return chosen
 
 
@@ -211,10 +144,11 @@ def _read_summary(path: Path) -> Summary:
 
 def _read_answers(path: Path) -> pa.Table:
     try:
-        missing = set(_COLUMNS) - set(pq.read_schema(path).names)
+        there = set(pq.read_schema(path).names)
+        missing = set(_COLUMNS) - there
         if missing:
             raise UserError(f"{path}: column {min(missing)!r} is missing; evaluate again")
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        table = pq.read_table(path, columns=[*_COLUMNS, *there.intersection(_LATER)])
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; evaluate again") from error
     except pa.ArrowInvalid as error:
@@ -222,23 +156,46 @@ def _read_answers(path: Path) -> pa.Table:
     for name in _COLUMNS:
         if table[name].null_count:
             raise UserError(f"{path}: column {name!r} has {table[name].null_count} empty values; evaluate again")
-    return table
+    return _as_published(table)
+
+
+def _as_published(table: pa.Table) -> pa.Table:
+    """Right answers by their published letters, so that a question's permutations are one question; ``way``: how it was asked."""
+    for name, kind in _LATER.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), kind))
+    number, cluster = pc.fill_null(table["permutation"], 0), pc.coalesce(table["cluster"], table["question"])
+    way = pc.add(pc.multiply(pc.cast(table["shot_set"], pa.int64()), _MOST_PERMUTATIONS), number)
+    columns = {"answer": _published_answers(table), "permutation": number, "cluster": cluster}
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table.append_column("way", way)
+
+
+def _published_answers(table: pa.Table) -> pa.ChunkedArray | pa.Array:
+    if table["order"].null_count == len(table):
+        return table["answer"]
+    rows = zip(table["answer"].to_pylist(), table["order"].to_pylist(), strict=True)
+    return pa.array([published_letter({"order": order}, answer) for answer, order in rows], pa.string())
 
 
 def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Run:
     """Collapse the answers of one protocol to one score a question, in the order of task, language and question."""
     right = answers.set_column(answers.column_names.index("right"), "right", pc.cast(answers["right"], pa.float64()))
-    table = right.group_by(list(_QUESTION)).aggregate([("right", "mean"), ("shot_set", "count_distinct"), ("shot_set", "count")])
+    ways = ("shot_set", "permutation", "way")
+    table = right.group_by([*_QUESTION, "cluster"]).aggregate([("right", "mean"), ("right", "count"),
+                                                                *((way, "count_distinct") for way in ways)])
     table = table.sort_by([(name, "ascending") for name in _QUESTION])
-    shot_sets = pc.unique(table["shot_set_count_distinct"]).to_pylist()
-    twice = pc.any(pc.not_equal(table["shot_set_count"], table["shot_set_count_distinct"])).as_py()
-    if len(shot_sets) != 1 or twice:
-        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set; "
-                        "evaluate again")
+    counts = [pc.unique(table[name]).to_pylist() for name in (*(f"{way}_count_distinct" for way in ways), "right_count")]
+    shot_sets, permutations = counts[0][0], counts[1][0]
+    if counts != [[shot_sets], [permutations], [shot_sets * permutations], [shot_sets * permutations]]:
+        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set and "
+                        "permutation; evaluate again")
     questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
     chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
-    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], _strings(table["task"]),
-               _strings(table["group"]), table["right_mean"].to_numpy(), shot_sets[0], chance, questions)
+    tasks, groups, clusters = (_strings(table[name]) for name in ("task", "group", "cluster"))
+    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, clusters,
+               table["right_mean"].to_numpy(), shot_sets, permutations, chance, questions)
 
 
 def _strings(column: pa.ChunkedArray) -> Labels:

@@ -1,4 +1,4 @@
-"""Settings of the ``report`` stage."""
+"""Settings of the ``report`` stage, and of bringing in what others measured."""
 
 from typing import ClassVar
 
@@ -11,13 +11,24 @@ class ReportSettings(StageSettings):
     """Put results folders side by side on one static page, with paired tests and the lineage of every row."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     make: ClassVar[str] = "biomistral.reporting.site:build_site"
 
-    results: list[Input] = Field(min_length=1, description="results folders, one a model",
-                                 json_schema_extra={"argument": True})
+    results: list[Input] = Field(min_length=1, json_schema_extra={"argument": True}, description=(
+        "results folders, one a model; and imported ones ('results import'), which get tables of their own"))
     baseline: str = Field("", description="name of the model that the paired differences refer to; empty: the first one")
     protocol: str = Field("", description="protocol whose finding and table come first; empty: the first one")
     title: str = Field("Leaderboard", min_length=1, description="title of the page")
     curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
     notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")
+
+
+class ImportedResultsSettings(StageSettings):
+    """Bring in a results file of lm-eval (0.4), for the leaderboard: marked by its protocol, never ranked with another one."""
+
+    kind: ClassVar[str] = "reported"
+    version: ClassVar[int] = 1
+    make: ClassVar[str] = "biomistral.reporting.imported:bring"
+
+    file: Input = Field(description="the results_*.json that 'lm_eval --output_path' wrote", json_schema_extra={"argument": True})
+    name: str = Field("", description="name of the model; by default what the file calls it")

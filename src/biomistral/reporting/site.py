@@ -17,26 +17,31 @@ from biomistral.files import write_json, write_text
 from biomistral.recipe import nearest
 from biomistral.reporting.charts import Chart, accuracy_chart, loss_chart, percent, reliability_chart
 from biomistral.reporting.compare import boards
+from biomistral.reporting.imported import KIND, read_imported, tables
 from biomistral.reporting.results import Results, read_all
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.view import page_view
 
 
 def build_site(work: Workspace) -> None:
-    """Make ``index.html``, ``results.json`` and ``assets/`` from results folders.
+    """Make ``index.html``, ``results.json`` and ``assets/`` from results folders, measured here or imported.
 
     Raises:
-        UserError: a results folder is not sound, a name is taken twice, the baseline or protocol is in none of them, or a
-            curve's folder has no metrics.
+        UserError: none was measured here, a results folder is not sound, a name is taken twice, the baseline or protocol is in
+            none of them, or a curve's folder has no metrics.
     """
     settings: ReportSettings = work.settings
-    results = read_all(work.locate(name) for name in dict.fromkeys(settings.results))
+    places = [work.locate(name) for name in dict.fromkeys(settings.results)]
+    imported = [place for place in places if is_artifact(place) and open_artifact(place).kind == KIND]
+    results = read_all(place for place in places if place not in imported)
+    if not results:
+        raise UserError(f"{imported[0]}: imported results stand beside measured ones; name a folder that 'evaluate' wrote too")
     baseline = settings.baseline or results[0].model.name
     protocol = settings.protocol or next(iter(results[0].runs))
     _known("baseline", baseline, [result.model.name for result in results])
     _known("protocol", protocol, [name for result in results for name in result.runs])
     view = page_view(results, baseline, protocol, settings.seed)
-    view = {"title": settings.title, "notes": settings.notes, **view}
+    view = {"title": settings.title, "notes": settings.notes, **view, "imported": tables(list(map(read_imported, imported)))}
     charts = _charts(results, view["boards"], protocol)
     curves = _curves(work, results, settings.curves)
     _write_assets(work.path / "assets")

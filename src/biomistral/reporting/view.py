@@ -40,6 +40,7 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
         "baseline": baseline.model.name if baseline else None, "leader": leader, "tied_with_leader": tied,
         "scale": min(1.0, math.ceil(10 * max(run.summary.overall.interval[1] for run in runs)) / 10),
         "has_letter_mass": any(run.summary.overall.letter_mass is not None for run in runs),
+        "permutations": first.permutations,
         "has_calibration": any(run.summary.calibration is not None for run in runs),
         "finding": _finding(runs, baseline, differences),
         "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences)
@@ -64,6 +65,7 @@ def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -
             "tasks": {name: score.model_dump() for name, score in summary.tasks.items()},
             "difference": mine.get(_OVERALL), "group_differences": {name: mine.get(("group", name)) for name in summary.groups},
             "calibration": summary.calibration.model_dump() if summary.calibration else None,
+            "permutations": summary.permutations.model_dump() if summary.permutations else None,
             "degenerate": summary.degenerate.model_dump() if summary.degenerate else None,
             "seconds": summary.seconds, "questions_per_second": summary.questions_per_second, "warnings": _warnings(run)}
 

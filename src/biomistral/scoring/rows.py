@@ -46,7 +46,9 @@ def common_fields(name: str, question: Question, prompt: str) -> Row:
     """What a row holds whatever is answered."""
     return {"model": name, "task": question.task, "question": question.id, "language": question.language,
             "group": str(question.meta.get("group", "")), "options": len(question.options), "answer": question.answer,
-            "prompt_hash": canonical_hash([prompt, *question.options])[:16]}
+            "prompt_hash": canonical_hash([prompt, *question.options])[:16],
+            "permutation": question.meta.get("permutation", 0), "order": question.meta.get("order"),
+            "cluster": canonical_hash([question.stem, question.context])[:16]}
 
 
 def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], questions: Sequence[Question],

@@ -11,15 +11,24 @@ Row = dict[str, Any]
 
 
 def score(rows: Sequence[Row]) -> dict[str, Any]:
-    """One SCORE: ``n`` questions, ``right`` the mean number right over the shot sets, accuracy with its 95 % interval
-    (clustered by question), population spread over the shot sets, and means of letter mass and open accuracy.
+    """One SCORE: ``n`` questions, ``right`` the mean number right over shot sets and permutations, accuracy with its 95 %
+    interval (clustered by what is asked), population spread over the shot sets, and means of letter mass and open accuracy.
     """
-    questions = [[row["right"] for row in found] for found in split_by(rows, "question").values()]
+    questions = len({row["question"] for row in rows})
     sets = [float(np.mean([row["right"] for row in found])) for found in split_by(rows, "shot_set").values()]
     accuracy = float(np.mean([row["right"] for row in rows]))
-    return {"n": len(questions), "right": sum(row["right"] for row in rows) / len(sets), "accuracy": accuracy,
-            "interval": list(cluster_interval(questions)), "spread": spread(sets), "letter_mass": _mean(rows, "letter_mass"),
-            "open_accuracy": _mean(rows, "open_right"), **_of_texts(rows), **_of_truth(rows)}
+    return {"n": questions, "right": sum(row["right"] for row in rows) * questions / len(rows), "accuracy": accuracy,
+            "interval": list(cluster_interval(_clusters(rows))), "spread": spread(sets),
+            "letter_mass": _mean(rows, "letter_mass"), "open_accuracy": _mean(rows, "open_right"), **_of_texts(rows),
+            **_of_truth(rows)}
+
+
+def _clusters(rows: Sequence[Row]) -> list[list[bool]]:
+    """Answers to the same question: in all shot sets, permutations and tasks."""
+    found: dict[str, list[bool]] = {}
+    for row in rows:
+        found.setdefault(row.get("cluster") or row["question"], []).append(row["right"])
+    return list(found.values())
 
 
 def _of_texts(rows: Sequence[Row]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def published(work: Workspace) -> Suite:
         UserError: a file cannot be read, or a benchmark of the suite has none.
     """
     settings: BenchmarkSettings = work.settings
-    gathered = suite.gather(settings.suite, [work.locate(place) for place in settings.files])
+    gathered = suite.gather(settings.suite, [work.locate(place) for place in settings.files], settings.language)
     for path in gathered.others:
         log.warning("%s: no file of this suite; left out", path)
     made = Suite(iter(()))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomistral.benchmarks.published import medmcqa, medqa, mmlu, pubmedqa, truthfulqa
+from biomistral.benchmarks.published import bioinstructqa, medmcqa, medqa, mmlu, pubmedqa, truthfulqa
 from biomistral.benchmarks.published.draft import Refusal
 from biomistral.benchmarks.published.files import DataFile, data_files
 from biomistral.errors import UserError
@@ -31,8 +31,10 @@ SOURCES = {
     "pubmedqa": Source(pubmedqa.recognises, pubmedqa.read, pubmedqa.TASKS, "MIT", "arXiv 1909.06146"),
     "medmcqa": Source(medmcqa.recognises, medmcqa.read, medmcqa.TASKS, "MIT", "arXiv 2203.14371"),
     "truthfulqa": Source(truthfulqa.recognises, truthfulqa.read, truthfulqa.TASKS, "Apache-2.0", "arXiv 2109.07958"),
+    "bioinstructqa": Source(bioinstructqa.recognises, bioinstructqa.read, bioinstructqa.TASKS, "Apache-2.0", "arXiv 2402.10373"),
 }
-SUITES = {"biomistral": ("mmlu", "medqa", "pubmedqa", "medmcqa"), "mmlu_medical": ("mmlu",), "truthfulqa": ("truthfulqa",)}
+SUITES = {"biomistral": ("mmlu", "medqa", "pubmedqa", "medmcqa"), "mmlu_medical": ("mmlu",), "truthfulqa": ("truthfulqa",),
+          "bioinstructqa": ("bioinstructqa",)}
 
 _MMLU = {"clinical_knowledge": (5, 29, 265), "medical_genetics": (5, 11, 100), "anatomy": (5, 14, 135),
          "professional_medicine": (5, 31, 272), "college_biology": (5, 16, 144), "college_medicine": (5, 22, 173)}
@@ -59,8 +61,8 @@ class Gathered:
     others: list[Path]
 
 
-def gather(suite: str, places: list[Path]) -> Gathered:
-    """Tell every file's layout by its fields.
+def gather(suite: str, places: list[Path], language: str = "en") -> Gathered:
+    """Tell every file's layout by its fields; of translated tests only the one in the language.
 
     Raises:
         UserError: a file cannot be read, or a benchmark of the suite has none.
@@ -77,6 +79,8 @@ def gather(suite: str, places: list[Path]) -> Gathered:
     if missing := [name for name, files in found.items() if not files]:
         raise UserError(f"{', '.join(map(str, places))}: no file of {', '.join(missing)} (told by its fields, see "
                         f"docs/formats.md); give it too, or build another suite than '{suite}'")
+    if suite == "bioinstructqa":
+        found[suite] = bioinstructqa.of_language(found[suite], language)
     return Gathered(found, others)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from biomistral.endpoint.account import estimated_tokens
@@ -32,8 +33,8 @@ class Ask:
     shots: int
 
     @property
-    def id(self) -> tuple[str, int, str]:
-        return self.protocols[0].name, self.shot_set, self.question.id
+    def id(self) -> tuple[str, int, str, int]:
+        return self.protocols[0].name, self.shot_set, self.question.id, self.question.meta.get("permutation", 0)
 
     @property
     def way(self) -> Way:
@@ -56,10 +57,10 @@ def asks_of(questions: Sequence[Question], settings: EvaluateSettings) -> Iterat
     """
     for one in passes(questions, settings):
         protocol = one.protocols[0]
-        for question in one.questions:
-            prompt = (json.dumps(build_messages(question, one.shots, protocol), ensure_ascii=False) if protocol.chat
-                      else build_prompt(question, one.shots, protocol))
-            yield Ask(one.protocols, one.shot_set, question, prompt, len(one.shots))
+        for (shot_set, shots), question in product(one.shots.items(), one.questions):
+            prompt = (json.dumps(build_messages(question, shots, protocol), ensure_ascii=False) if protocol.chat
+                      else build_prompt(question, shots, protocol))
+            yield Ask(one.protocols, shot_set, question, prompt, len(shots))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Server:
 
     def __init__(self, place: Place, served: Served, use: Requests, account: Account, journal: Journal, drop: bool) -> None:
         self.place, self.served, self.use, self.account, self.journal, self._drop = place, served, use, account, journal, drop
-        self.long: set[tuple[str, int, str]] = set()
+        self.long: set[tuple[str, int, str, int]] = set()
 
     def requests(self, asks: Iterable[Ask], top: int) -> dict[str, tuple[Request, Ask]]:
         """What is still to be sent for some asks."""

@@ -67,7 +67,7 @@ class _Sitting:
         return [self.server.journal.entries[request.key]
                 for request in requests_of(ask, self.server.served, self.tops[ask.route])]
 
-    def ask(self) -> set[tuple[str, int, str]]:
+    def ask(self) -> set[tuple[str, int, str, int]]:
         """Have everything answered; returns the ids of those asked in words, none of whose letters is among the likeliest
         tokens."""
         for route, top in self.tops.items():

@@ -1,9 +1,12 @@
 """Results as a table for the terminal: a row a task, a column a model, one table a protocol."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from biomistral.reporting.compare import boards, ranks
+from biomistral.reporting.results import read_results
 
 
 def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -11,13 +14,21 @@ def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
     return [json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders]
 
 
-def render(results: Sequence[dict[str, Any]]) -> str:
-    """Accuracies in percent with their 95 % intervals; under each table the unweighted mean of its tasks, as in the paper."""
+def ranks_of(folders: Sequence[Path]) -> dict[str, list[int]]:
+    """Ranks with ties by protocol, in the order of the folders: where there are several, asked the same questions."""
+    runs = [run for folder in folders for run in read_results(folder).runs.values()]
+    return {board[0].protocol: ranks(board) for board in boards(runs) if len(board) == len(folders) > 1}
+
+
+def render(results: Sequence[dict[str, Any]], ranks: Mapping[str, Sequence[int]]) -> str:
+    """Accuracies in percent with their 95 % intervals; under each table the unweighted mean of its tasks, as in the paper, and
+    the models' ranks."""
     protocols = dict.fromkeys(name for result in results for name in result["protocols"])
-    return "\n\n".join(_table(name, [result for result in results if name in result["protocols"]]) for name in protocols)
+    return "\n\n".join(_table(name, [result for result in results if name in result["protocols"]], ranks.get(name, ()))
+                       for name in protocols)
 
 
-def _table(protocol: str, results: Sequence[dict[str, Any]]) -> str:
+def _table(protocol: str, results: Sequence[dict[str, Any]], ranks: Sequence[int]) -> str:
     scores = [result["protocols"][protocol] for result in results]
     tasks = dict.fromkeys(task for score in scores for task in score["tasks"])
     rows = [[protocol, "questions", *(result["model"]["name"] for result in results)]]
@@ -28,9 +39,23 @@ def _table(protocol: str, results: Sequence[dict[str, Any]]) -> str:
     for name, field in (("MC2", "mc2"), ("answers that could be read", "parsed"), ("right among those", "accuracy_of_parsed")):
         if any(score["overall"].get(field) is not None for score in scores):
             rows.append([name, "", *(_percent(score["overall"].get(field)) for score in scores)])
+    rows += _sensitivities(scores)
+    rows += [["rank (paired test, Holm)", "", *map(str, ranks)]] if ranks else []
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) if column != 1 else cell.rjust(width)
                                for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
+
+
+def _sensitivities(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What other shots and other orders of the options change."""
+    rows = []
+    for field, one in (("shot_sets", "shot sets"), ("permutations", "permutations")):
+        found = [score.get(field) for score in scores]
+        if any(found):
+            rows.append([f"all questions, by {one}", "", *(
+                " ".join(_percent(share) for share in each["accuracies"]) if each else "-" for each in found)])
+            rows.append([f"answers that change with {one}", "", *(_percent(each and each["changed"]) for each in found)])
+    return rows
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,90 @@
+"""What ``results.json`` of a results folder holds, checked when it is read (docs/formats.md)."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    """A piece of ``results.json``; keys added by later versions are kept and ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=(), allow_inf_nan=False)
+
+
+class ModelInfo(_Part):
+    name: str = Field(min_length=1)
+    key: str
+    parameters: int | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+
+
+class BenchmarkInfo(_Part):
+    name: str
+    key: str
+    split: str
+    limit: int | None = None
+
+
+class Score(_Part):
+    """Accuracy over ``n`` questions as a fraction, with its 95 % interval."""
+
+    n: int = Field(gt=0)
+    right: float
+    accuracy: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    spread: float | None = None
+    letter_mass: float | None = None
+    open_accuracy: float | None = None
+
+
+class Degenerate(_Part):
+    letter: str
+    share: float
+    score_of_always: float
+
+
+class Sensitivity(_Part):
+    accuracies: list[float]
+    changed: float
+    consistency: float
+
+
+class Bin(_Part):
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class Calibration(_Part):
+    ece: float | None = None
+    adaptive_ece: float | None = None
+    brier: float | None = None
+    paper_ece_5: float | None = None
+    bins: list[Bin] = Field(default_factory=list)
+
+
+class Protocol(_Part):
+    """What one model scored under one protocol."""
+
+    definition: dict[str, Any]
+    definition_hash: str
+    tasks: dict[str, Score]
+    groups: dict[str, Score] = Field(default_factory=dict)
+    overall: Score
+    average: float
+    degenerate: Degenerate | None = None
+    permutations: Sensitivity | None = None
+    calibration: Calibration | None = None
+    seconds: float | None = None
+    questions_per_second: float | None = None
+
+
+class Summary(_Part):
+    """A whole ``results.json``."""
+
+    model: ModelInfo
+    benchmark: BenchmarkInfo
+    protocols: dict[str, Protocol] = Field(min_length=1)
