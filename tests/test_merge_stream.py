@@ -111,6 +111,20 @@ def test_dare_with_its_mask(tmp_path: Path, models: dict[str, Path], rescale: st
     assert abs(facts["kept"]["B"] - 0.5) < 0.01
 
 
+def test_arithmetic_in_another_type_than_the_file_says(tmp_path: Path, models: dict[str, Path]) -> None:
+    """The result keeps the file's type; it is the one of a file that says both."""
+    found = {}
+    for name, text, dtype in (("option", "dtype: bfloat16\n", "float32"), ("file", "dtype: float32\nout_dtype: bfloat16\n", ""),
+                              ("models", "", "float32"), ("plain", "dtype: bfloat16\n", "")):
+        (tmp_path / name).mkdir()
+        found[name] = merged(tmp_path / name, FILES["task_arithmetic"].replace("dtype: bfloat16\n", "") + text, models, dtype=dtype)
+    for tensor, value in found["option"].items():
+        assert value.dtype == torch.bfloat16
+        assert value.equal(found["file"][tensor])
+        assert value.equal(found["models"][tensor])
+    assert any(not value.equal(found["plain"][tensor]) for tensor, value in found["option"].items())
+
+
 def test_another_seed_is_another_dare(tmp_path: Path, models: dict[str, Path]) -> None:
     results = []
     for root in (0, 0, 1):

@@ -28,7 +28,7 @@ def plan_of(settings: MergeSettings, locate: Callable[[str], Path]) -> Plan:
         UserError: the file or the models do not allow the merge.
     """
     folders = {name: locate(place) for name, place in settings.models.items()}
-    plan = plan_merge(locate(settings.config), folders, settings.fit_layers)
+    plan = plan_merge(locate(settings.config), folders, settings.fit_layers, settings.dtype)
     check_variants(plan, variants_of(settings))
     check_template(plan)
     return plan

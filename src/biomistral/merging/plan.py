@@ -9,6 +9,7 @@ from biomistral.merging.adapters import Adapter, open_adapter
 from biomistral.merging.checkpoint import Checkpoint, open_checkpoint
 from biomistral.merging.compatibility import check_models
 from biomistral.merging.config import MergeFile, read_merge_file, split_reference
+from biomistral.merging.floats import BY_NAME
 from biomistral.merging.planned import PlannedTensor
 from biomistral.merging.planner import Planner
 from biomistral.merging.slices import settle_slices
@@ -67,13 +68,13 @@ class Plan:
         return CHUNK * 4 * (4 * max(len(tensor.inputs) for tensor in self.tensors) + 6)
 
 
-def plan_merge(config: Path, folders: dict[str, Path], fit_layers: bool = False) -> Plan:
+def plan_merge(config: Path, folders: dict[str, Path], fit_layers: bool = False, dtype: str = "") -> Plan:
     """Plan a merge.
 
     Args:
         config: mergekit YAML file.
         folders: where each model that the file names lies; names that are local folders may be left out.
-        fit_layers: see `MergeSettings`.
+        fit_layers, dtype: see `MergeSettings`.
 
     Raises:
         UserError: anything about the file or the models that would make the merge impossible or meaningless.
@@ -84,7 +85,7 @@ def plan_merge(config: Path, folders: dict[str, Path], fit_layers: bool = False)
     vocabulary = settle_vocabulary(merge, models)
     notes = check_models(merge, list(models.values()), aligned=vocabulary is not None) + (vocabulary.notes if vocabulary else [])
     slices, fitted = settle_slices(merge, models, fit_layers)
-    planner = Planner(merge, models, adapters, vocabulary)
+    planner = Planner(merge, models, adapters, vocabulary, BY_NAME[dtype] if dtype else None)
     tensors = planner.tensors(slices)
     return Plan(merge, models, tensors, [*notes, *planner.notes()], fitted, vocabulary)
 

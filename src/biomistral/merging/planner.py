@@ -22,11 +22,13 @@ class Planner:
     """Walks the tensors of the result in order: embeddings, layers, final norm and head."""
 
     def __init__(self, merge: MergeFile, models: dict[str, Checkpoint], adapters: dict[str, Adapter],
-                 vocabulary: Vocabulary | None) -> None:
+                 vocabulary: Vocabulary | None, arithmetic: Float | None = None) -> None:
         self._merge, self._models, self._adapters, self._vocabulary = merge, models, adapters, vocabulary
         self._runs: dict[tuple[str, ...], list[Run]] = {}
         self._stack = next(iter(models.values())).stack + "."
-        self._dtype = BY_NAME[merge.config.dtype] if merge.config.dtype else None
+        said, written = merge.config.dtype, merge.config.out_dtype or merge.config.dtype
+        self._dtype = arithmetic or (BY_NAME[said] if said else None)
+        self._written = BY_NAME[written] if written else None
         config, known = merge.config, self._known(*merge.methods)
         self._shared = [read_scope(merge.document, (), config.parameters, known, {})]
         if merge.inside:
@@ -99,10 +101,9 @@ class Planner:
         others = [source.parameters for source in inputs if not part.is_base(source.model)]
         if odd := odd_values(part.method_name, shared, others):
             raise UserError(f"{self._merge.where('parameters')}: tensor {name}: {odd}")
-        dtype = self._dtype or promoted([source.dtype for source in inputs])
-        out_dtype = self._merge.config.out_dtype
-        return PlannedTensor(name, part.method_name, inputs[0].shape, dtype,
-                             BY_NAME[out_dtype] if out_dtype else dtype, shared, tuple(inputs), len(others) < len(inputs))
+        stored = promoted([source.dtype for source in inputs])
+        return PlannedTensor(name, part.method_name, inputs[0].shape, self._dtype or stored, self._written or stored, shared,
+                             tuple(inputs), len(others) < len(inputs))
 
     def _input(self, model: str, tensor: str, parameters: dict[str, Any]) -> PlannedInput:
         stored, adapter = self._models[model].tensors[tensor], self._adapters.get(model)

@@ -20,6 +20,8 @@ class MergeSettings(StageSettings):
         "where the models that the file names lie: NAME=FOLDER; a name that is a local folder needs no entry"))
     fit_layers: bool = Field(False, description=(
         "fit a layer_range that spans a published model's whole depth to the depth of the models given"))
+    dtype: Literal["", "float32", "bfloat16", "float16"] = Field("", description=(
+        "compute in this type whatever the file says; the result keeps the file's type, or the models' where it names none"))
     dare_rescale: Literal["mergekit", "paper"] = Field("mergekit", description=(
         "how DARE and DELLA make up for what they dropped: mergekit restores the task vector's L1 norm, paper divides by the "
         "probability of staying"))
