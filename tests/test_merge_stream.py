@@ -117,7 +117,8 @@ def test_arithmetic_in_another_type_than_the_file_says(tmp_path: Path, models: d
     for name, text, dtype in (("option", "dtype: bfloat16\n", "float32"), ("file", "dtype: float32\nout_dtype: bfloat16\n", ""),
                               ("models", "", "float32"), ("plain", "dtype: bfloat16\n", "")):
         (tmp_path / name).mkdir()
-        found[name] = merged(tmp_path / name, FILES["task_arithmetic"].replace("dtype: bfloat16\n", "") + text, models, dtype=dtype)
+        plain = FILES["task_arithmetic"].replace("dtype: bfloat16\n", "")
+        found[name] = merged(tmp_path / name, plain + text, models, dtype=dtype)
     for tensor, value in found["option"].items():
         assert value.dtype == torch.bfloat16
         assert value.equal(found["file"][tensor])
