@@ -20,6 +20,7 @@ from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.evaluation.summary import summarise
 from biomistral.recipe import Machine, parse
 from biomistral.records import Question, read_rows, write_questions
+from biomistral.reporting.results import read_results
 from biomistral.run import execute
 from biomistral.scoring.extract import extract
 from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, in_words
@@ -310,3 +311,16 @@ def test_the_command_prints_the_table(serve, bench, tmp_path, capsys, monkeypatc
             main()
     assert ended.value.code == 0
     assert ["letters-0shot", "questions", "hash"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_permutations_are_asked_of_a_server_too(serve, bench, tmp_path):
+    with serve(top=25) as place:
+        rows, results = run(place, bench, tmp_path / "out", [*LETTERED, "generate-0shot"], top_logprobs=25, permutations=3)
+    questions = {question.id: question for question in make_questions()}
+    assert len(rows) == 3 * 3 * 8
+    for row in rows:
+        question = questions[row["question"]]
+        shown = [question.options[place] for place in row["order"] or range(len(question.options))]
+        assert shown["ABC".index(row["answer"])] == question.options[question.answer_index]
+    assert len(results["protocols"]["letters-0shot"]["permutations"]["accuracies"]) == 3
+    assert read_results(tmp_path / "out").runs["chat-0shot"].permutations == 3

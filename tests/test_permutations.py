@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from biomistral.cli import main
 from biomistral.errors import UserError
-from biomistral.evaluation import answering
+from biomistral.evaluation import computing
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.evaluation.summary import sensitivity, summarise
 from biomistral.records import LETTERS, Question, read_questions, read_rows, write_questions
@@ -127,7 +127,7 @@ def test_sensitivity_by_hand():
 
 def test_cut_off_and_run_again_asks_only_what_is_missing(place, monkeypatch):
     asked = []
-    plain = answering.answer_rows
+    plain = computing.answer_rows
 
     def counted(engine, prefix, group, batch, tokenizer, name):
         if len(asked) == 12:
@@ -135,11 +135,11 @@ def test_cut_off_and_run_again_asks_only_what_is_missing(place, monkeypatch):
         asked.append(len(batch))
         return plain(engine, prefix, group, batch, tokenizer, name)
 
-    monkeypatch.setattr(answering, "answer_rows", counted)
+    monkeypatch.setattr(computing, "answer_rows", counted)
     changes = {"protocols": ["letters-0shot"], "max_batch_tokens": 1}
     with pytest.raises(KeyboardInterrupt):
         run(place, "cut", **changes)
-    monkeypatch.setattr(answering, "answer_rows", plain)
+    monkeypatch.setattr(computing, "answer_rows", plain)
     again = run(place, "cut", **changes)
     assert len(again) == 36
     straight = run(place, "straight", **changes)

@@ -111,7 +111,7 @@ def _calibration(rows: Sequence[Row]) -> dict[str, float | None]:
     confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
     last = [row for row in rows if row["shot_set"] == rows[-1]["shot_set"] and not row["permutation"]]
     paper = None
-    if all(row["letter_mass"] is not None for row in rows):
+    if last and all(row["letter_mass"] is not None for row in rows):
         paper = paper_ece_5([row["probabilities"] for row in last], [row["letter_mass"] for row in last],
                             [row["right"] for row in last])
     return {"ece": ece(confidence, right), "adaptive_ece": adaptive_ece(confidence, right),

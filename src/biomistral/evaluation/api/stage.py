@@ -42,11 +42,13 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     finally:
         journal.close()
     name = settings.name or settings.model
-    answered = [ask for ask in sitting.asks if ask.id not in server.long]
+    # what is too long behind one shot set is left out of all, so that these compare
+    long = {(ask.id[0], ask.question.id) for ask in sitting.asks if ask.id in server.long}
+    answered = [ask for ask in sitting.asks if (ask.id[0], ask.question.id) not in long]
     rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
     letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
-    left_out = [(protocol.name, ask.shot_set, ask.question.id) for ask in sitting.asks if ask.id in server.long
-                for protocol in ask.protocols]
+    left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id) for ask in sitting.asks
+                                  if (ask.id[0], ask.question.id) in long for protocol in ask.protocols))
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
              "quantization": None, "url": place.url, "served": settings.model}
     asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
