@@ -44,7 +44,7 @@ class Account:
             run("peaks", dtype, rows, len(rows), count, self._peaks)
         else:
             self._peaks = peaks
-        if self._peaks.max() >= Float.F32.infinity:
+        if max(self._peaks.tolist()) >= Float.F32.infinity:
             self._refuse_not_finite(start, merged, inputs)
         first = -(start // BLOCK) % self._step
         sums: np.ndarray = np.empty((len(inputs), len(range(first, -(-count // BLOCK), self._step)), 2), np.float32)

@@ -18,6 +18,8 @@ from biomistral.models.folder import read_config, weight_files
 _LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old checkpoints carry although the model computes them."""
+_SHOWN = 4 << 20
+"""Bytes of a file that a slot holds before it lets go of them."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _layers(folder: Path, config: dict[str, Any], tensors: dict[str, StoredTenso
 
 
 class Reader:
-    """Shows parts of tensors; one a slot at a time, whose memory is let go when the slot is read again."""
+    """Shows parts of tensors, one a slot at a time; the memory of those before is let go."""
 
     def __init__(self, slots: int) -> None:
         self._files: dict[Path, MappedFile] = {}
@@ -181,16 +183,23 @@ class Reader:
         Raises:
             UserError: the file became shorter since the plan was made.
         """
-        if before := self._shown[slot]:
-            before[0].let_go(*before[1:])
         size = stored.dtype.itemsize
         offset = stored.offset + start * size
         part = self._look(name, stored, offset, count * size)
-        self._shown[slot] = self._files[stored.file], offset, len(part)
+        self._show(slot, self._files[stored.file], offset, offset + len(part))
         if offset % size:  # nothing forbids it, and some processors cannot read such numbers
             part = part.copy()
         found: np.ndarray = part.view(stored.dtype.storage)
         return found
+
+    def _show(self, slot: int, file: MappedFile, start: int, end: int) -> None:
+        """Note what a slot shows; what it showed before is let go, a few megabytes at a time."""
+        if before := self._shown[slot]:
+            if file is before[0] and start == before[2] and end - before[1] <= _SHOWN:
+                start = before[1]
+            else:
+                before[0].let_go(*before[1:])
+        self._shown[slot] = file, start, end
 
     def _look(self, name: str, stored: StoredTensor, offset: int, count: int) -> np.ndarray:
         if stored.file not in self._files:

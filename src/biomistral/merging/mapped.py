@@ -29,10 +29,10 @@ class MappedFile:
             return None
         return self._bytes[offset:offset + count]
 
-    def let_go(self, offset: int, count: int) -> None:
-        """Give the memory back; looking again only takes a little longer."""
-        start = max(0, offset - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, start, offset + count - start)
+    def let_go(self, start: int, end: int) -> None:
+        """Give the memory of bytes back; looking again only takes a little longer."""
+        first = max(0, start - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, end - first)
 
     def close(self) -> None:
         """The mapping itself goes with the last array that shows a part of it."""

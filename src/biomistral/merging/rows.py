@@ -1,8 +1,7 @@
 """The same elements of several tensors, side by side as arrays wherever they lie."""
 
 import ctypes
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,17 @@ def address(array: np.ndarray) -> int:
     return _addressof(_first_byte(array)) if array.size else 0
 
 
-class Rows(list[np.ndarray]):
-    """Flat, contiguous arrays of one length and type; nothing may be written to them."""
+class Rows(tuple[np.ndarray, ...]):
+    """Flat, contiguous arrays of one length and type; nothing may be written to them.
 
-    @cached_property
-    def pointers(self) -> list[int]:
-        """Where each row begins: asked for by loop after loop, found once."""
-        return [address(row) for row in self]
+    ``pointers`` says where each begins; ``addresses`` the same as an array, as loops take it.
+    """
 
-    @cached_property
-    def addresses(self) -> np.ndarray:
-        """The pointers as an array, as loops take them."""
-        found: np.ndarray = np.array(self.pointers, np.int64)
-        return found
+    pointers: list[int]
+    addresses: np.ndarray
+
+    def __new__(cls, rows: Iterable[np.ndarray]) -> "Rows":
+        made = super().__new__(cls, rows)
+        made.pointers = [address(row) for row in made]
+        made.addresses = np.array(made.pointers, np.int64)
+        return made

@@ -12,7 +12,7 @@ class MergeSettings(StageSettings):
     """Merge models of one architecture as a mergekit YAML file says."""
 
     kind: ClassVar[str] = "merge"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     make: ClassVar[str] = "biomistral.merging.merge:merge_models"
 
     config: Input = Field(description="mergekit YAML file", json_schema_extra={"argument": True})

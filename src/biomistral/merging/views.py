@@ -31,9 +31,9 @@ class View(Protocol):
 def read_inputs(task: PlannedTensor, reader: Reader, start: int, count: int) -> Rows:
     """Elements ``start`` to ``start + count`` of every input, in the type the merge computes in; not to be written to, and valid
     until they are read again."""
-    found = Rows()
+    found = []
     for slot, source in enumerate(task.inputs):
         part = (source.view.read(reader, slot, start, count) if source.view is not None
                 else reader.read(slot, source.tensor, source.stored, start, count))
         found.append(converted(part, source.dtype, task.dtype))
-    return found
+    return Rows(found)
