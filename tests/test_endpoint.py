@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomistral.endpoint.account import Account, estimated_tokens
+from biomistral.endpoint.client import Reply
+from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.pace import Pace
 from biomistral.endpoint.place import Place, find, words_of
 from biomistral.endpoint.waits import asked_for, backoff
@@ -102,3 +104,21 @@ def test_words_of_errors():
     assert words_of({"error": {"message": "no"}}) == words_of({"detail": "no"}) == words_of({"error": "no"}) == "no"
     assert words_of({"error": {"message": "", "type": "overloaded"}}) == "overloaded"
     assert words_of([1]) == "[1]"
+
+
+def test_a_journal_takes_up_whole_lines_and_what_they_cost(tmp_path):
+    reply = Reply({"said": "é\u2028\n"}, 1000, 10, True, 0.5)
+    journal = Journal(tmp_path / "kept" / "answers.jsonl", Account())
+    journal.write("a", reply)
+    journal.write("b", reply)
+    journal.close()
+    file = tmp_path / "kept" / "answers.jsonl"
+    file.write_bytes(file.read_bytes() + b'{"key": "c", "val')
+    account = Account(1000.0, 0)
+    again = Journal(file, account)
+    assert list(again.entries) == ["a", "b"]
+    assert again.entries["b"]["value"] == {"said": "é\u2028\n"}
+    assert account.spent == 2.0
+    again.write("c", reply)
+    again.close()
+    assert list(Journal(file, Account()).entries) == ["a", "b", "c"]

@@ -163,6 +163,7 @@ def test_what_does_not_pass_ends_in_one_line(serve, bench, tmp_path, state, mess
 def test_nobody_listens(bench, tmp_path, serve):
     with pytest.raises(UserError, match="3 times in a row; see that the server runs and --url is right"):
         run(Place(1), bench, tmp_path / "out", ["letters-0shot"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_key_comes_from_the_environment_and_stands_nowhere(serve, bench, tmp_path, monkeypatch, caplog):

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from biomistral.endpoint.account import Account
 from biomistral.endpoint.client import RefusedError, Reply, Request
 from biomistral.endpoint.crowd import ask_all
+from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.place import Place
 from biomistral.errors import UserError
 from biomistral.evaluation.api.asks import Ask, Served, requests_of
-from biomistral.evaluation.api.journal import Journal
 from biomistral.progress import bar, log
 from biomistral.recipe import Requests
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from biomistral import ranks
 from biomistral.artifact import Workspace
 from biomistral.endpoint.account import Account
+from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.place import find
 from biomistral.errors import UserError
 from biomistral.evaluation.answered import Answered
 from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
-from biomistral.evaluation.api.journal import Journal
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from biomistral.endpoint.account import Account
 from biomistral.endpoint.client import Reply
@@ -13,12 +13,12 @@ class Journal:
 
     def __init__(self, path: Path, account: Account) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file: TextIO | None = None  # made with the first answer: where there is none, nothing is left behind
         if path.is_file():
             self._read(path)
         for entry in self.entries.values():
             account.count(*entry["tokens"])
-        self._file = path.open("a", encoding="utf-8")
 
     def _read(self, path: Path) -> None:
         """Take up whole lines; the one that a kill cut is removed."""
@@ -34,8 +34,12 @@ class Journal:
         entry = {"value": reply.value, "tokens": [reply.prompt_tokens, reply.completion_tokens], "counted": reply.counted,
                  "seconds": reply.seconds}
         self.entries[key] = entry
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
         self._file.write(json.dumps({"key": key, **entry}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
