@@ -13,6 +13,7 @@ import pytest
 from lxml import etree
 from lxml import html as lxml_html
 
+from biomistral.artifact import SCHEMA
 from biomistral.corpus.account import show
 from biomistral.corpus.account.numbers import TOP
 from biomistral.corpus.account.page import write_statistics
@@ -250,7 +251,7 @@ def test_empty_corpus(tmp_path: Path) -> None:
 def finish(folder: Path, facts: dict[str, Any]) -> Path:
     """A manifest, so that the folder opens as an artifact."""
     counts = {name: facts[name] for name in ("read", "documents", "words", "tokens", "refused")}
-    manifest = {"schema": 1, "kind": "corpus", "key": "k" * 64, "counts": counts, "licences": {}, "facts": {}}
+    manifest = {"schema": SCHEMA, "kind": "corpus", "key": "k" * 64, "counts": counts, "licences": {}, "facts": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
