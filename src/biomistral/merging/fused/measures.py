@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 from numba import carray
 
 from biomistral.merging.blocks import BLOCK
-from biomistral.merging.fused.steps import compiled, magnitude, value
+from biomistral.merging.fused.steps import as_float32s, compiled, nothing, own_magnitude, value
 
 
 @compiled
@@ -20,15 +19,10 @@ def peaks(rows: Any, count: int, found: Any) -> int:
 @compiled
 def raise_to_peak(found: Any, place: int, row: Any) -> None:
     """Raise one of the numbers found to the largest magnitude in a row."""
-    found[place] = max(found[place], int(_peak(row)))
-
-
-@compiled
-def _peak(row: Any) -> Any:
-    high = np.int32(0)
+    high = nothing(row)
     for j in range(len(row)):
-        high = max(high, magnitude(value(row[j])))
-    return high
+        high = max(high, own_magnitude(row[j]))
+    found[place] = max(found[place], as_float32s(high))
 
 
 @compiled

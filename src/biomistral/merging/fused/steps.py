@@ -73,6 +73,32 @@ def magnitude(context: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def nothing(context: Any, row: Any) -> Any:
+    """0 as `own_magnitude` gives the magnitudes of a row's elements."""
+    kind = types.uint32 if row.dtype is types.float32 else types.uint16
+    return kind(row), lambda _, __, ___, ____: ir.Constant(ir.IntType(kind.bitwidth), 0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def own_magnitude(context: Any, stored: Any) -> Any:
+    """A stored element's bits without its sign, no wider than it is stored: twice as many bfloat16 to a vector."""
+    kind = types.uint32 if stored is types.float32 else types.uint16
+
+    def unsigned(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        own = ir.IntType(kind.bitwidth)
+        return builder.and_(builder.bitcast(parts[0], own), own((1 << (kind.bitwidth - 1)) - 1))
+    return kind(stored), unsigned
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float32s(context: Any, own: Any) -> Any:
+    """What `own_magnitude` gives, as the bits of a float32."""
+    def widened(_: Any, builder: Any, __: Any, parts: Any) -> Any:
+        return builder.shl(builder.zext(parts[0], ir.IntType(64)), ir.IntType(64)(32 - own.bitwidth))
+    return types.int64(own), widened
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def first_byte(context: Any, eight: Any) -> Any:
     """The place of the first byte that is not 0 in eight of them, as one number that is not 0."""
     def zeros(_: Any, builder: Any, __: Any, parts: Any) -> Any:

@@ -26,14 +26,14 @@ def add_task_vectors(rows: Any, thresholds: Any, ties: Any, masks: Any, masked: 
         total, kept, share, lost = (spare[models, :size], spare[models + 1, :size], spare[models + 2, :size],
                                     spare[models + 3, :size])
         for i in range(models):
-            vector, mask = spare[i, :size], carray(masks[i], min(end, masked[i]))[start:]
-            row = carray(rows[1 + i], end)[start:]
+            mask, row = carray(masks[i], min(end, masked[i]))[start:], carray(rows[1 + i], end)[start:]
+            vector = spare[i, :size] if consensus or i else total  # the first is not added to 0, which would make -0 positive
             weigh(vector, row, base, thresholds[i], ties[i:i + 1], mask, scales[i], weights[i])
             raise_to_peak(peaks, 2 + i, row)
-            if i == 0:
-                copy(total, vector)  # not added to 0, which would make -0 positive
-            else:
+            if i:
                 add(total, vector)
+            elif consensus:
+                copy(total, vector)
         if consensus:
             for i in range(models):
                 _keep_elected(spare[i, :size], total, weights[i], i == 0, kept, share, lost)
