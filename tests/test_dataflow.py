@@ -121,7 +121,8 @@ def test_a_norm_written_in_16_bits_loses_nothing(offset: float) -> None:
 def test_layers_run_one_by_one_as_the_model_does(tmp_path: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "model", layers=3))
     sequences = torch.arange(60).view(2, 30)
-    hidden, calls = first_hidden(model.model, "layers", sequences)
+    hidden = [first_hidden(model.model, "layers", tokens[None])[0] for tokens in sequences]
+    _, calls = first_hidden(model.model, "layers", sequences[:1])
     with watch(model.model.layers[0], ["self_attn.q_proj", "mlp.down_proj"]) as statistics:
         for layer, call in zip(model.model.layers, calls, strict=True):
             run_layer(layer, call, hidden, hidden, "layer")

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from biomistral.artifact import Artifact, verify
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer, tokenizer_digest
-from biomistral.quantization.calibrated import stage
+from biomistral.quantization.calibrated import stage, streams
 from biomistral.quantization.calibrated.layer import quantize_layer
 from biomistral.quantization.calibrated.samples import draw
 from biomistral.quantization.settings import QuantizeSettings
@@ -111,7 +112,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
-from biomistral.quantization.calibrated import stage
+from biomistral.quantization.calibrated import stage, streams
 write = stage.Quantizer._write
 def dies(self, number, tensors):
     write(self, number, tensors)
@@ -136,6 +137,30 @@ def test_killed_work_goes_on_at_the_next_layer(tmp_path: Path, text: Path, monke
     monkeypatch.setattr(stage, "quantize_layer", lambda *given: (made.append(1), quantize_layer(*given))[1])
     assert files_of(run(model, text, tmp_path / "cut").path) == whole
     assert made == [1]  # of three layers
+
+
+def test_states_on_disk_change_no_bit_and_are_never_all_in_memory(tmp_path: Path, text: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made = make_model(tmp_path / "model"), []
+    made.append(run(model, text, tmp_path / "memory", samples=12))
+    first, known, alive = stage.first_hidden, [], []
+
+    def followed(*arguments: Any) -> Any:
+        hidden, calls = first(*arguments)
+        known.append(weakref.ref(hidden))
+        alive.append(sum(one() is not None for one in known))
+        return hidden, calls
+
+    monkeypatch.setattr(stage, "first_hidden", followed)
+    monkeypatch.setattr(streams, "available_memory_bytes", lambda: 8)
+    made.append(run(model, text, tmp_path / "disk", samples=12))
+    assert len(known) == 1 + 2 + 12
+    assert max(alive) <= 2
+    assert not list(made[1].path.glob(".*.tmp"))
+    names = [sorted(path.name for path in artifact.path.glob("*.safetensors")) for artifact in made]
+    assert names[0] == names[1]
+    for name in [*names[0], "quantization.json"]:
+        assert (made[0].path / name).read_bytes() == (made[1].path / name).read_bytes()
 
 
 def test_cut_off_after_the_report(tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

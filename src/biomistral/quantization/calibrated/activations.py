@@ -51,19 +51,16 @@ def standing_in(decoder: nn.Module, name: str, others: Sequence[nn.Module]) -> I
         setattr(decoder, name, layers)
 
 
-def first_hidden(decoder: nn.Module, name: str, sequences: Tensor) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """What enters the first layer, (1, T, hidden) a sequence, and the arguments with which each layer is called.
+def first_hidden(decoder: nn.Module, name: str, tokens: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+    """What enters the first layer, (1, T, hidden), of tokens (1, T), and the arguments with which each layer is called.
 
     Only what stands around the layers needs its weights: masks and rotary embeddings come from the model's own forward.
     """
     recorders = [Recorder(layer) for layer in getattr(decoder, name)]
-    hidden = []
     with standing_in(decoder, name, recorders), torch.inference_mode():
-        for sequence in sequences:
-            decoder(input_ids=sequence[None], use_cache=False)
-            assert recorders[0].given is not None
-            hidden.append(recorders[0].given)
-    return hidden, [recorder.call for recorder in recorders]
+        decoder(input_ids=tokens, use_cache=False)
+    assert recorders[0].given is not None
+    return recorders[0].given, [recorder.call for recorder in recorders]
 
 
 def run_layer(layer: nn.Module, call: dict[str, Any], before: Stream, after: Stream, what: str) -> None:

@@ -98,7 +98,7 @@ class Plan:
             UserError: an architecture whose dataflow cannot be followed, or where the proof fails.
         """
         tokens = sequence[None, :_PROBE_TOKENS].to(self.device)
-        (hidden,), calls = first_hidden(self.decoder, self.list_name, tokens)
+        hidden, calls = first_hidden(self.decoder, self.list_name, tokens)
         noise = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(self.device)
         for layer, call in zip(self.layers, calls, strict=True):
             if _signature(layer) in self.groups:

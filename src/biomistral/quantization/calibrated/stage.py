@@ -7,6 +7,7 @@ written, over the evaluation's.
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ class Quantizer:
         plan.model.tie_weights()
         if plan.steps.calibrated:
             plan.find_groups(sequences[0])
-        hidden, calls = first_hidden(plan.decoder, plan.list_name, sequences.to(plan.device))
-        exact, rounded, calibration = self._streams(hidden, len(evaluated))
+        calls = first_hidden(plan.decoder, plan.list_name, sequences[:1].to(plan.device))[1]
+        exact, rounded, calibration = self._streams(sequences, len(evaluated))
         self._write(0, around)
         layers = []
         for index in track(range(len(plan.layers)), f"{self.settings.method} layers"):
@@ -93,11 +94,16 @@ class Quantizer:
                 "simulated": self.settings.bits < 4, "mappings": self._mappings(), **self._compare(exact, rounded, evaluated),
                 "size": size, "layers": layers}
 
-    def _streams(self, hidden: list[Tensor], evaluated: int) -> tuple[Stream, Stream, Stream | None]:
-        """Copies of the first states for the 16-bit and the quantised model, and those of the calibration."""
-        exact, rounded = (keep(hidden[:evaluated], evaluated, self.out / f".{name}.tmp") for name in ("exact", "rounded"))
-        left = len(hidden) - evaluated
-        return exact, rounded, keep(hidden[evaluated:], left, self.out / ".calibration.tmp") if left else None
+    def _streams(self, sequences: Tensor, evaluated: int) -> tuple[Stream, Stream, Stream | None]:
+        """The first states for the 16-bit and the quantised model, and those of the calibration: made one by one."""
+        left = len(sequences) - evaluated
+        exact = keep(self._first(sequences[:evaluated]), evaluated, self.out / ".exact.tmp")
+        rounded = keep(iter(exact), evaluated, self.out / ".rounded.tmp")
+        return exact, rounded, keep(self._first(sequences[evaluated:]), left, self.out / ".calibration.tmp") if left else None
+
+    def _first(self, sequences: Tensor) -> Iterator[Tensor]:
+        plan = self.plan
+        return (first_hidden(plan.decoder, plan.list_name, tokens[None].to(plan.device))[0] for tokens in sequences)
 
     def _layer(self, index: int, call: dict[str, Any], exact: Stream, calibration: Stream | None) -> dict[str, Any]:
         """Run the 16-bit layer and, unless its shard is there from an earlier run, write its quantised form."""

@@ -28,7 +28,9 @@ class OnDisk:
     """Tensors of one shape in a file: one is in memory at a time."""
 
     def __init__(self, path: Path, like: Tensor, count: int) -> None:
-        self._path, self._like, self._count = path, like, count
+        self._path, self._count = path, count
+        self._like = torch.empty_like(like, device="meta")
+        self._device = like.device
         self._bytes = int(like.numel() * like.element_size())
         with path.open("wb") as stream:
             stream.truncate(count * self._bytes)
@@ -43,7 +45,7 @@ class OnDisk:
         with self._path.open("rb") as stream:
             stream.seek(self._place(index))
             data = bytearray(stream.read(self._bytes))
-        return torch.frombuffer(data, dtype=self._like.dtype).view(self._like.shape).to(self._like.device)
+        return torch.frombuffer(data, dtype=self._like.dtype).view(self._like.shape).to(self._device)
 
     def __setitem__(self, index: int, states: Tensor) -> None:
         with self._path.open("r+b") as stream:
