@@ -18,8 +18,6 @@ from biomistral.models.folder import read_config, weight_files
 _LAYER = re.compile(r"^(?P<stack>(?:[^.]+\.)*?(?:layers|h|blocks))\.(?P<index>\d+)\.(?P<rest>.+)$")
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old checkpoints carry although the model computes them."""
-_FETCHED = 64 << 20
-"""Bytes of the next tensor that are fetched while one is merged that was read before."""
 _SHOWN = 4 << 20
 """Bytes of a file that a slot holds before it lets go of them."""
 
@@ -194,15 +192,6 @@ class Reader:
         found: np.ndarray = part.view(stored.dtype.storage)
         return found
 
-    def fetch(self, stored: StoredTensor) -> None:
-        """Have the kernel bring the beginning of a tensor from the disk."""
-        self._file(stored.file).fetch(stored.offset, min(stored.nbytes, _FETCHED))
-
-    def _file(self, path: Path) -> MappedFile:
-        if path not in self._files:
-            self._files[path] = MappedFile(path)
-        return self._files[path]
-
     def _show(self, slot: int, file: MappedFile, start: int, end: int) -> None:
         """Note what a slot shows; what it showed before is let go, a few megabytes at a time."""
         if before := self._shown[slot]:
@@ -213,7 +202,9 @@ class Reader:
         self._shown[slot] = file, start, end
 
     def _look(self, name: str, stored: StoredTensor, offset: int, count: int) -> np.ndarray:
-        part = self._file(stored.file).look(offset, count)
+        if stored.file not in self._files:
+            self._files[stored.file] = MappedFile(stored.file)
+        part = self._files[stored.file].look(offset, count)
         if part is None:
             raise UserError(f"{stored.file}: ended inside tensor {name}; it changed while it was read, start again")
         return part

@@ -29,11 +29,6 @@ class MappedFile:
             return None
         return self._bytes[offset:offset + count]
 
-    def fetch(self, offset: int, count: int) -> None:
-        """Have the kernel bring bytes from the disk while something else is done."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, offset, count, os.POSIX_FADV_WILLNEED)
-
     def let_go(self, start: int, end: int) -> None:
         """Give the memory of bytes back; looking again only takes a little longer."""
         first = max(0, start - _AROUND) // mmap.PAGESIZE * mmap.PAGESIZE

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,10 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
 
             def merge(tensor: PlannedTensor) -> dict[str, Any]:
                 operator = operator_for(tensor, seed, variants, thresholds, device)
-                return _merge_tensor(tensor, readers.mine(), writer, operator, chunk, following.get(tensor.name))
+                return _merge_tensor(tensor, readers.mine(), writer, operator, chunk)
 
             progress.advance(len(journal.done))
             left = [tensor for tensor in plan.tensors if tensor.name not in journal.done]
-            following = {tensor.name: after for tensor, after in pairwise(left)}
             with closing(_each(merge, left, workers)) as rows:  # so that no thread is at work when the files are closed
                 for row in rows:
                     journal.add(row)
@@ -108,16 +106,12 @@ def remove_journal(folder: Path) -> None:
     (folder / _JOURNAL).unlink()
 
 
-def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator: Operator, chunk: int,
-                  following: PlannedTensor | None = None) -> dict[str, Any]:
+def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator: Operator, chunk: int) -> dict[str, Any]:
     chunk = whole_units(chunk, operator.unit)
     for number in range(operator.passes):
         for start, count in chunks(task.numel, chunk):
             operator.observe(number, read_inputs(task, reader, start, count), start)
         operator.settle(number)
-    if operator.passes and following:  # this tensor is in memory now: the disk would rest until the next one's turn
-        for source in following.inputs:
-            reader.fetch(source.stored)
     account = Account(task)
     for start, count in chunks(task.numel, chunk):
         inputs = read_inputs(task, reader, start, count)
