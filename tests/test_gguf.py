@@ -210,6 +210,7 @@ def test_models_that_llama_cpp_would_compute_otherwise_are_refused(tmp_path: Pat
     name, entries, message = REFUSED[case]
     model = make_decoder(tmp_path / "model", name)
     refused(changed(model, tmp_path / "changed", **entries), tmp_path / "out", message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_else_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +229,7 @@ def test_what_else_is_refused_before_anything_is_written(tmp_path: Path, monkeyp
     refused(made, out, r"only a GGUF file \(model-Q8_0\.gguf\), made of a 16-bit model: give that")
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     refused(model, out, r"the file needs 0\.02 GB, 0\.00 GB are free")
+    assert not out.exists()
 
 
 def test_numbers_that_cannot_be_stored_name_their_tensor(tmp_path: Path) -> None:

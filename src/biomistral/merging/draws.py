@@ -10,6 +10,11 @@ _KEPT_UP_TO = 1 << 25
 """Elements of a tensor whose masks are kept, a byte each; those of larger ones are drawn again."""
 
 
+def kept_bytes(numel: int) -> int:
+    """Memory that the masks of one model's tensor take between two readings."""
+    return numel if numel <= _KEPT_UP_TO else 0
+
+
 def dare_mask(key: int, start: int, density: float, mask: np.ndarray) -> int:
     """Fill ``mask`` (uint8) with 0 and 1, Bernoulli(density), for elements from ``start`` on of a tensor; how many are 1.
 
@@ -28,7 +33,7 @@ class Draws:
     """The masks of one tensor of one model, chunk by chunk; with ``twice`` those of the first reading are kept for the second."""
 
     def __init__(self, key: int, density: float, numel: int, twice: bool) -> None:
-        self._key, self._density, self._keeps = key, density, twice and numel <= _KEPT_UP_TO
+        self._key, self._density, self._keeps = key, density, twice and kept_bytes(numel) > 0
         self._drawn: dict[int, tuple[np.ndarray, int]] = {}
 
     def mask(self, start: int, count: int) -> tuple[np.ndarray, int]:

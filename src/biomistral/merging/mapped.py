@@ -18,9 +18,11 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
-        self._map = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
-        self._map.madvise(mmap.MADV_SEQUENTIAL)  # read ahead of whoever looks
-        self._bytes: np.ndarray = np.frombuffer(self._map, np.uint8)
+        self._bytes: np.ndarray = np.empty(0, np.uint8)
+        if os.fstat(self._descriptor).st_size:  # nothing of an empty file can be mapped
+            self._map = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
+            self._map.madvise(mmap.MADV_SEQUENTIAL)  # read ahead of whoever looks
+            self._bytes = np.frombuffer(self._map, np.uint8)
 
     def look(self, offset: int, count: int) -> np.ndarray | None:
         """So many bytes from an offset on, not to be written to; None where the file no longer holds them: touching those would

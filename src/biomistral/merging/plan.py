@@ -6,9 +6,11 @@ from typing import Any
 
 from biomistral.errors import UserError
 from biomistral.merging.adapters import Adapter, open_adapter
+from biomistral.merging.catalogue import METHODS
 from biomistral.merging.checkpoint import Checkpoint, open_checkpoint
 from biomistral.merging.compatibility import check_models
 from biomistral.merging.config import MergeFile, read_merge_file, split_reference
+from biomistral.merging.draws import kept_bytes
 from biomistral.merging.floats import BY_NAME
 from biomistral.merging.planned import PlannedTensor
 from biomistral.merging.planner import Planner
@@ -65,8 +67,11 @@ class Plan:
 
     @property
     def working_bytes(self) -> int:
-        """Estimate of the buffers: per input a raw and a converted chunk and two float32 ones, and six for the result."""
-        return CHUNK * 4 * (4 * max(len(tensor.inputs) for tensor in self.tensors) + 6)
+        """Estimate of the buffers: per input what is mapped, a converted chunk and two float32 ones, and six for the result; the
+        masks that DARE keeps between its readings."""
+        masks = [kept_bytes(tensor.numel) * (len(tensor.inputs) - 1) for tensor in self.tensors
+                 if METHODS[tensor.method].thins == "random"]
+        return CHUNK * 4 * (4 * max(len(tensor.inputs) for tensor in self.tensors) + 6) + max(masks, default=0)
 
 
 def plan_merge(config: Path, folders: dict[str, Path], fit_layers: bool = False, dtype: str = "") -> Plan:
