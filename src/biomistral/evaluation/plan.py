@@ -1,6 +1,6 @@
 """What is to be asked, fixed and checked before a weight is loaded: every protocol's groups of questions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -13,13 +13,19 @@ from biomistral.scoring.permutations import permuted
 from biomistral.scoring.prompts import PROTOCOLS, Protocol, choose_shots, num_shots
 from biomistral.scoring.questions import choose_questions
 
+LeftOut = tuple[str, int, str, str]
+"""Protocol, shot set, id and language of a question that is not asked."""
 
-def _check_shots(questions: Sequence[Question], tasks: list[str], protocol: Protocol, settings: EvaluateSettings) -> None:
+
+def _check_shots(questions: Sequence[Question], asked: Iterable[tuple[str, str]], protocol: Protocol,
+                  settings: EvaluateSettings) -> None:
     """
     Raises:
         UserError: tasks have too few shots; it names all of them, and the tasks that can be asked.
     """
-    there = {task: num_shots(questions, task, settings.split) for task in tasks}
+    there: dict[str, int] = {}
+    for task, language in asked:
+        there[task] = min(num_shots(questions, task, settings.split, language), there.get(task, protocol.shots))
     lacking = [f"{task} ({count})" for task, count in there.items() if count < protocol.shots]
     if lacking:
         able = ",".join(task for task, count in there.items() if count >= protocol.shots)
@@ -30,16 +36,16 @@ def _check_shots(questions: Sequence[Question], tasks: list[str], protocol: Prot
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked, and the questions (protocol, shot set, id) that no room is for and that the settings leave out."""
+    """What is asked, and the questions that no room is for and that the settings leave out."""
 
     groups: list[Group]
-    left_out: list[tuple[str, int, str]]
+    left_out: list[LeftOut]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Questions of one task in all their permutations, asked behind each set of shots, under protocols that read the same
-    answer; ``shots`` by the number of the set."""
+    """Questions of one task and language in all their permutations, asked behind each set of shots, under protocols that read the
+    same answer; ``shots`` by the number of the set."""
 
     protocols: tuple[Protocol, ...]
     questions: list[Question]
@@ -52,12 +58,14 @@ def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterato
     Raises:
         UserError: there is nothing to ask, or there are no shots.
     """
-    asked = choose_questions(questions, settings.split, settings.tasks, settings.limit, settings.seed)
+    chosen = choose_questions(questions, settings.split, settings.tasks, settings.limit, settings.seed, settings.languages)
+    asked = {(task, language): [question for question in found if question.language == language]
+             for task, found in chosen.items() for language in dict.fromkeys(question.language for question in found)}
     for protocols in _alike(settings.protocols):
-        _check_shots(questions, list(asked), protocols[0], settings)
+        _check_shots(questions, asked, protocols[0], settings)
         count = 1 if protocols[0].formulation == "cloze" else settings.permutations
-        for task, published in asked.items():
-            shots = {shot_set: choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split)
+        for (task, language), published in asked.items():
+            shots = {shot_set: choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split, language)
                      for shot_set in range(settings.shot_sets if protocols[0].drawn else 1)}
             yield Pass(protocols, permuted(published, count, settings.seed), shots)
 
@@ -101,7 +109,7 @@ def _fitting(plan: Plan, protocols: tuple[Protocol, ...], questions: list[Questi
     tokenizer, longest = reader
     long = dict.fromkeys(questions[place].id for shot_set, own in shots.items()
                          for place in too_long(tokenised(protocols, shot_set, questions, own, tokenizer), longest))
-    plan.left_out.extend((protocol.name, shot_set, name) for protocol in protocols for shot_set in shots for name in long)
+    plan.left_out.extend(_left_out(protocols, shots, questions, long))
     return [question for question in questions if question.id not in long]
 
 
@@ -118,4 +126,11 @@ def _add_with_fewer(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, 
         others = [question for question in questions if question.id in long]
         _add_with_fewer(plan, protocols, shot_set, (others, shots[:-1]), reader)
     elif long:
-        plan.left_out.extend((protocol.name, shot_set, name) for protocol in protocols for name in long)
+        plan.left_out.extend(_left_out(protocols, [shot_set], questions, long))
+
+
+def _left_out(protocols: tuple[Protocol, ...], shot_sets: Iterable[int], questions: list[Question],
+              long: Iterable[str]) -> Iterator[LeftOut]:
+    """Of questions of one language."""
+    return ((protocol.name, shot_set, name, questions[0].language) for protocol in protocols for shot_set in shot_sets
+            for name in long)

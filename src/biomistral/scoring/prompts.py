@@ -148,24 +148,29 @@ def _medconceptsqa_item(question: Question) -> str:
     return "\n".join([*_context(question), question.stem.strip(), *options, "Answer:"])
 
 
-def _pools(questions: Sequence[Question], task: str, asked_split: str) -> Iterator[list[Question]]:
-    """What each of the splits could give as shots: never from the split that is asked, and English where there is English."""
+def _pools(questions: Sequence[Question], task: str, asked_split: str, language: str) -> Iterator[list[Question]]:
+    """What each of the splits could give as shots: never from the split that is asked, and all in one language. That is English
+    where the task has English ones at all, as in the paper; else that of the questions asked, else any."""
+    found = [question for question in questions
+             if question.task == task and question.split in SHOT_SPLITS and question.split != asked_split]
+    there = dict.fromkeys(question.language for question in found)
+    chosen = next((one for one in ("en", language, *there) if one in there), "")
     for split in SHOT_SPLITS:
-        found = [question for question in questions if question.task == task and question.split == split != asked_split]
-        yield [question for question in found if question.language == "en"] or found
+        yield [question for question in found if question.split == split and question.language == chosen]
 
 
-def num_shots(questions: Sequence[Question], task: str, asked_split: str) -> int:
-    """The most shots that one of a task's splits can give."""
-    return max(map(len, _pools(questions, task, asked_split)))
+def num_shots(questions: Sequence[Question], task: str, asked_split: str, language: str = "en") -> int:
+    """The most shots that one of a task's splits can give to questions of a language."""
+    return max(map(len, _pools(questions, task, asked_split, language)))
 
 
 def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, shot_set: int, root: int,
-                 asked_split: str) -> list[Question]:
-    """The shots that all questions of a task see in one shot set.
+                 asked_split: str, language: str = "en") -> list[Question]:
+    """The shots that all questions of a task and language see in one shot set.
 
     Shots come from the task's ``dev`` split, else ``train``, else ``validation``, never from the split that is asked,
-    and stay English where there is English. Drawn shots depend on (root, task, shot set) and on the pool's ids alone.
+    and stay English where there is English: all languages see the same. Drawn shots depend
+    on (root, task, shot set) and on the pool's ids alone.
 
     Raises:
         UserError: the task has too few such questions.
@@ -173,7 +178,7 @@ def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, s
     if protocol.shots == 0:
         return []
     pool: list[Question] = []
-    for found in _pools(questions, task, asked_split):
+    for found in _pools(questions, task, asked_split, language):
         if len(pool) < protocol.shots and len(found) > len(pool):
             pool = found
     if len(pool) < protocol.shots:
