@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lxml import html as lxml_html
 from scipy import stats
 
 from biomistral.cli import main
@@ -19,6 +20,7 @@ from biomistral.records import Question, read_rows, write_questions
 from biomistral.reporting.compare import compare
 from biomistral.reporting.ensemble import ensemble
 from biomistral.reporting.results import read_results
+from biomistral.reporting.settings import ReportSettings
 from biomistral.run import execute
 from tiny import make_model
 from tiny_languages import question, questions, write
@@ -217,6 +219,28 @@ def test_questions_without_a_twin_are_said(place: Path) -> None:
     assert data["benchmark"]["translations"][0] | {"key": ""} == {
         "name": "more", "key": "", "languages": ["pt"], "questions": 25, "without_twin": 1, "translated_by": ["by hand"]}
     assert any("more: 1 of 25 questions have no English one" in warning for warning in data["warnings"])
+
+
+def test_the_page_has_a_heat_map_whose_numbers_stand_in_a_table(place: Path, rows: list[dict[str, Any]]) -> None:
+    execute(ReportSettings.model_validate({"results": [str(place / "all")], "notes": ["ملاحظة"]}), place / "site")
+    page = lxml_html.fromstring((place / "site" / "index.html").read_text(encoding="utf-8"))
+    figure, = page.xpath("//figure[@data-chart='languages-0-0']")
+    languages = results(place, "all")["protocols"]["letters-3shot"]["languages"]
+    trace = json.loads(figure.xpath("./script")[0].text)["data"][0]
+    assert (trace["x"], trace["y"]) == (list(LANGUAGES), ["organs", "signs", "all questions"])
+    assert trace["z"][1] == [pytest.approx(100 * languages[one]["tasks"]["signs"]["accuracy"]) for one in LANGUAGES]
+    assert "<br>" not in trace["text"][0][0], "English has no gap to itself"
+    assert trace["text"][0][2].startswith(f"{100 * languages['ar']['tasks']['organs']['accuracy']:.1f}<br>")
+    table, = figure.xpath(".//details[@open]//table")
+    assert [cell.text for cell in table.xpath("./thead//th")] == ["Task", *LANGUAGES]
+    lines = {row.xpath("./th")[0].text: [cell.text for cell in row.xpath("./td")] for row in table.xpath("./tbody/tr")}
+    gap = languages["zh"]["gap"]["overall"]
+    assert lines["all questions"][3] == (f"{100 * languages['zh']['overall']['accuracy']:.1f} ({100 * gap['difference']:+.1f} "
+                                         f"[{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}])")
+    assert lines["tokens a word"][3].endswith("a character")
+    assert page.xpath("//ul[@class='notes']/li/@dir") == ["auto"]
+    shown = json.loads((place / "site" / "results.json").read_text())["boards"][0]["rows"][0]
+    assert shown["languages"]["pt"]["gap"]["overall"] == languages["pt"]["gap"]["overall"]
 
 
 def test_the_command_prints_a_column_a_language(place: Path, capsys: pytest.CaptureFixture[str],

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import canonical_hash
-from biomistral.reporting.results_file import BenchmarkInfo, ModelInfo, Protocol, Score, Summary
+from biomistral.reporting.results_file import BenchmarkInfo, Fertility, ModelInfo, Protocol, Score, Summary
 from biomistral.scoring.permutations import published_letter
 
 Labels: TypeAlias = NDArray[np.object_]
@@ -47,6 +47,8 @@ class Run:
     shot_sets: int
     permutations: int
     chance: float
+    fertility: Fertility | None
+    """What each language costs this model's tokenizer; None: not known."""
     questions: str
     """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
 
@@ -198,7 +200,7 @@ def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Ru
     chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
     tasks, groups, languages, clusters = (_strings(table[name]) for name in ("task", "group", "language", "cluster"))
     return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, languages,
-               clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, questions)
+               clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, summary.fertility, questions)
 
 
 def _strings(column: pa.ChunkedArray) -> Labels:

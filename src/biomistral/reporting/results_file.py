@@ -105,6 +105,23 @@ class LanguageScores(_Part):
     gap: Gaps | None = None
 
 
+class LanguageFertility(_Part):
+    """``per_unit``: tokens a word or character; ``premium``: tokens over those of the same questions in English."""
+
+    unit: str
+    questions: int
+    tokens: int
+    units: int
+    per_unit: float | None
+    premium: float | None
+    near_limit: dict[str, float | None]
+
+
+class Fertility(_Part):
+    context_length: int | None
+    languages: dict[str, LanguageFertility]
+
+
 class Protocol(_Part):
     """What one model scored under one protocol."""
 
@@ -128,3 +145,4 @@ class Summary(_Part):
     model: ModelInfo
     benchmark: BenchmarkInfo
     protocols: dict[str, Protocol] = Field(min_length=1)
+    fertility: Fertility | None = None
