@@ -16,12 +16,14 @@ from biomistral.evaluation.fertility import num_units
 from biomistral.evaluation.languages import by_language
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.models.load import load_tokenizer
+from biomistral.recipe import canonical_hash
 from biomistral.records import Question, read_rows, write_questions
 from biomistral.reporting.compare import compare
 from biomistral.reporting.ensemble import ensemble
 from biomistral.reporting.results import read_results
 from biomistral.reporting.settings import ReportSettings
 from biomistral.run import execute
+from biomistral.scoring.prompts import PROTOCOLS, build_prompt
 from tiny import make_model
 from tiny_languages import question, questions, write
 
@@ -154,6 +156,53 @@ def test_twins_are_one_piece_of_evidence(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         clusters.setdefault(row["question"], set()).add(row["cluster"])
     assert all(len(found) == 1 for found in clusters.values())
+
+
+def test_translated_protocols_speak_the_language_of_the_question(place: Path) -> None:
+    """Scaffold and shots: a translation is asked as if it were alone."""
+    for language in ("en", "pt"):
+        write(place / f"pairs-{language}.parquet", language, tasks=("pairs",), count=4)
+    names, english = ["letters-3shot", "translated-3shot", "translated-0shot"], str(place / "pairs-en.parquet")
+    found = run(place, "scaffold", "pairs-pt", protocols=names, benchmark=english)
+    alone = run(place, "own", protocols=["translated-3shot"], benchmark=str(place / "pairs-pt.parquet"))
+    hashes = {(name, language): [row["prompt_hash"] for row in found if (row["protocol"], row["language"]) == (name, language)]
+              for name in names for language in ("en", "pt")}
+    assert hashes["translated-3shot", "pt"] == [row["prompt_hash"] for row in alone]
+    assert hashes["translated-3shot", "en"] == hashes["letters-3shot", "en"], "in English it is the published prompt"
+    assert not set(hashes["translated-3shot", "pt"]) & set(hashes["letters-3shot", "pt"])
+
+
+def test_the_words_of_a_scaffold_are_in_the_results_and_on_the_page(place: Path) -> None:
+    run(place, "words", "ar", protocols=["translated-0shot", "translated-generate-0shot"])
+    summary = results(place, "words")["protocols"]["translated-0shot"]
+    assert {name: words["answer"] for name, words in summary["definition"]["scaffold"].items()} == {
+        "en": "Answer", "ar": "الإجابة"}
+    assert summary["definition_hash"] == canonical_hash(PROTOCOLS["translated-0shot"].definition(["ar", "en"]))
+    execute(ReportSettings.model_validate({"results": [str(place / "words")]}), place / "words-site")
+    page = lxml_html.fromstring((place / "words-site" / "index.html").read_text(encoding="utf-8"))
+    assert [words.get("dir") for words in page.xpath("//dd/dl/dd") if "الإجابة" in words.text] == ["auto"] * 2
+
+
+def test_shots_in_the_language_that_are_not_there_are_named(place: Path) -> None:
+    few = [one for one in questions("pt") if one.split == "test" or (one.task == "signs" and one.id != "signs-0")]
+    write_questions(place / "few.parquet", [one for one in few if one.id not in ("signs-1", "signs-2", "signs-3")])
+    with pytest.raises(UserError, match=r"translated-3shot needs 3 shots .* for organs in 'pt' \(0\), signs in 'pt' \(1\); "
+                                        "translate these splits too, or choose a 0-shot protocol$"):
+        run(place, "refused", "few", protocols=["translated-3shot"])
+
+
+def test_yes_and_no_are_asked_in_the_language(place: Path, tmp_path: Path) -> None:
+    english = Question(id="p", task="pubmedqa", stem="?", options=("yes", "no", "maybe"), answer="B")
+    made = {language: english.model_copy(update={"language": language}) for language in ("en", "fr")}
+    for language, one in made.items():
+        write_questions(tmp_path / f"{language}.parquet", [one])
+    found = {row["protocol"]: row for row in run(
+        place, "yes", benchmark=str(tmp_path / "en.parquet"), translations=[str(tmp_path / "fr.parquet")], permutations=2,
+        protocols=["letters-0shot", "translated-0shot"]) if row["language"] == "fr" and not row["permutation"]}
+    own = made["fr"].model_copy(update={"options": ("oui", "non", "peut-être")})
+    for name, asked in (("letters-0shot", made["fr"]), ("translated-0shot", own)):
+        prompt = build_prompt(asked, [], PROTOCOLS[name])
+        assert found[name]["prompt_hash"] == canonical_hash([prompt, *asked.options])[:16]
 
 
 def test_some_languages_only_and_a_limit_keeps_the_same_questions_in_all(place: Path) -> None:

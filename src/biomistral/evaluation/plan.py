@@ -12,25 +12,28 @@ from biomistral.scoring.groups import Group, make_group, tokenised, too_long
 from biomistral.scoring.permutations import permuted
 from biomistral.scoring.prompts import PROTOCOLS, Protocol, choose_shots, num_shots
 from biomistral.scoring.questions import choose_questions
+from biomistral.scoring.scaffold import with_own_words
 
 LeftOut = tuple[str, int, str, str]
 """Protocol, shot set, id and language of a question that is not asked."""
 
 
 def _check_shots(questions: Sequence[Question], asked: Iterable[tuple[str, str]], protocol: Protocol,
-                  settings: EvaluateSettings) -> None:
+                 settings: EvaluateSettings) -> None:
     """
     Raises:
-        UserError: tasks have too few shots; it names all of them, and the tasks that can be asked.
+        UserError: tasks have too few shots; it names all of them (and their language, if shots have to be in it), and the tasks
+            that can be asked.
     """
-    there: dict[str, int] = {}
-    for task, language in asked:
-        there[task] = min(num_shots(questions, task, settings.split, language), there.get(task, protocol.shots))
-    lacking = [f"{task} ({count})" for task, count in there.items() if count < protocol.shots]
+    there = {(task, language): num_shots(questions, task, protocol, settings.split, language) for task, language in asked}
+    lacking = dict.fromkeys(f"{task} in '{language}' ({count})" if protocol.translated else f"{task} ({count})"
+                            for (task, language), count in there.items() if count < protocol.shots)
     if lacking:
-        able = ",".join(task for task, count in there.items() if count >= protocol.shots)
+        few = {task for (task, _), count in there.items() if count < protocol.shots}
+        able = ",".join(dict.fromkeys(task for task, _ in there if task not in few))
+        how = ("translate these splits too" if protocol.translated else "build the benchmark with their train files too")
         raise UserError(f"{protocol.name} needs {protocol.shots} shots from a task's dev, train or validation split; too few are "
-                        f"there for {', '.join(lacking)}; build the benchmark with their train files too, or choose a 0-shot "
+                        f"there for {', '.join(lacking)}; {how}, or choose a 0-shot "
                         "protocol" + (f", or ask the others alone: --tasks {able}" if able else ""))
 
 
@@ -67,6 +70,9 @@ def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterato
         for (task, language), published in asked.items():
             shots = {shot_set: choose_shots(questions, task, protocols[0], shot_set, settings.seed, settings.split, language)
                      for shot_set in range(settings.shot_sets if protocols[0].drawn else 1)}
+            if protocols[0].translated:
+                published = list(map(with_own_words, published))
+                shots = {shot_set: list(map(with_own_words, own)) for shot_set, own in shots.items()}
             yield Pass(protocols, permuted(published, count, settings.seed), shots)
 
 
@@ -98,7 +104,8 @@ def _alike(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
     alike: dict[tuple[object, ...], list[Protocol]] = {}
     for protocol in (PROTOCOLS[name] for name in dict.fromkeys(names)):
         scored = protocol.score if protocol.score in ("text", "mc") else ""
-        same = (protocol.formulation, protocol.shots, protocol.drawn, protocol.chat, protocol.instruction, scored)
+        same = (protocol.formulation, protocol.shots, protocol.drawn, protocol.chat, protocol.instruction,
+                protocol.translated, scored)
         alike.setdefault(same, []).append(protocol)
     return [tuple(protocols) for protocols in alike.values()]
 

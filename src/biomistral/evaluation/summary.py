@@ -27,7 +27,7 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
-    definition = PROTOCOLS[name].definition()
+    definition = PROTOCOLS[name].definition({row["language"] for row in rows})
     tasks = {task: score(found) for task, found in split_by(rows, "task").items()}
     overall, seconds = score(rows), sum(row["seconds"] for row in rows)
     mass = overall["letter_mass"]

@@ -16,12 +16,13 @@ def language_charts(board: Sequence[Run], number: int) -> list[Chart]:
 
 
 def _chart(run: Run, name: str) -> Chart:
-    data = {"model": {"name": run.model.name}, "protocols": {run.protocol: run.summary.model_dump()},
+    summary = run.summary.model_dump()
+    data = {"model": {"name": run.model.name}, "protocols": {run.protocol: summary},
             "fertility": run.fertility.model_dump() if run.fertility else None}
     head, *rows = language_table.rows(run.protocol, data)
     described = (f"Accuracy of {run.model.name} in each language, in %; below it the gap to English in points, paired on the "
                  "same questions.")
-    figure = _figure(data["protocols"][run.protocol]["languages"])
+    figure = _figure(summary["languages"])
     return Chart(name, f"Languages, {run.model.name}", described, figure, ["Task", *head[1:]], rows)
 
 
