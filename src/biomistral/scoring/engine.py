@@ -7,6 +7,7 @@ Rows are padded on the right, so without any mask no real token ever sees paddin
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ class AnswerHead(nn.Module):  # type: ignore[misc]
     that an architecture does afterwards.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, chunk: int = 0) -> None:
+        """``chunk``: places multiplied at once, so that their bits do not depend on how many are read; 0 is all."""
         super().__init__()
-        self.head = head
+        self.head, self.chunk = head, chunk
         self.read: tuple[Tensor, Tensor] | None = None
         self.exact = False
 
@@ -44,14 +46,20 @@ class AnswerHead(nn.Module):  # type: ignore[misc]
         rows, positions = self.read
         picked = hidden[rows, positions]
         if not self.exact or not isinstance(self.head, nn.Linear) or not self.head.weight.is_floating_point():
-            return torch.as_tensor(self.head(picked)).unsqueeze(0)
-        return self._float32(self.head, picked).unsqueeze(0)
+            return self._in_chunks(self.head, picked).unsqueeze(0)
+        return self._float32(self.head, picked.float()).unsqueeze(0)
 
-    @staticmethod
-    def _float32(head: nn.Linear, picked: Tensor) -> Tensor:
+    def _in_chunks(self, product: Callable[[Tensor], Tensor], picked: Tensor) -> Tensor:
+        if not self.chunk:
+            return torch.as_tensor(product(picked))
+        padded = functional.pad(picked, (0, 0, 0, -len(picked) % self.chunk))
+        return torch.cat([torch.as_tensor(product(part)) for part in padded.split(self.chunk)])[:len(picked)]
+
+    def _float32(self, head: nn.Linear, picked: Tensor) -> Tensor:
         """Logits in float32 from weights of any precision: bfloat16 logits are 0.1 apart near 20, and equal letters
         would all go to A."""
-        parts = [functional.linear(picked.float(), weight.float()) for weight in head.weight.split(_VOCABULARY_AT_ONCE)]
+        parts = [self._in_chunks(partial(functional.linear, weight=weight.float()), picked)
+                 for weight in head.weight.split(_VOCABULARY_AT_ONCE)]
         logits = torch.cat(parts, dim=-1)
         return logits if head.bias is None else logits + head.bias.float()
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from biomistral.models.load import num_parameters
+from biomistral.models.mapped import forget
 from biomistral.scoring.engine import Engine, Prefix, Rows, token_logprobs
 from biomistral.scoring.lean.layer import Current, LeanLayer, Pass
 from biomistral.scoring.lean.recognise import agree, decoder_layers, kinds_of, take_apart
@@ -41,9 +42,10 @@ def engine_for(model: PreTrainedModel, max_batch_tokens: int = 0) -> Engine:
             return Engine(model, max_batch_tokens)
         parameters = num_parameters(model)
         for place in range(len(layers)):
-            parts = take_apart(layers[place])
+            layer, parts = layers[place], take_apart(layers[place])
             assert parts is not None
             layers[place] = LeanLayer(parts, place, place == len(layers) - 1, current, CHUNK)
+            forget(layer.parameters())
     return LeanEngine(model, current, parameters, max_batch_tokens)
 
 
@@ -96,6 +98,7 @@ class LeanEngine(Engine):
     def __init__(self, model: PreTrainedModel, current: Current, parameters: int, max_batch_tokens: int = 0) -> None:
         super().__init__(model, max_batch_tokens)
         self.parameters, self._current = parameters, current
+        self.head.chunk = SMALL_CHUNK
         self._layers: list[LeanLayer] = list(model.base_model.layers)
         self._whole = torch.zeros(1, 1, 1, 1)  # a mask that is made already: the layers look at none
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_DROPOUTS = {"resid_attn_dropout", "resid_mlp_dropout"}
 _ATTENTION = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
 _GATED = ({"gate_proj", "up_proj", "down_proj", "act_fn"}, {"gate_up_proj", "down_proj", "activation_fn"})
 _ROTARY = ("default", "linear", "llama3", "yarn")
@@ -62,7 +63,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList | None:
 def take_apart(layer: nn.Module) -> Parts | None:
     """The parts of a layer; None if it has others than these."""
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
-    if attention is None or mlp is None or _names(layer) != _LAYER:
+    if attention is None or mlp is None or _names(layer) - _DROPOUTS != _LAYER:
         return None
     own_norms = _names(attention) & {"q_norm", "k_norm"}
     if _names(attention) - own_norms not in _ATTENTION or _names(mlp) not in _GATED or len(own_norms) == 1:
@@ -75,12 +76,11 @@ def take_apart(layer: nn.Module) -> Parts | None:
     activation = _activation(getattr(mlp, "act_fn", None) or mlp.activation_fn)
     if not all(map(_is_plain, linears)) or None in (*norms, *head_norms, activation):
         return None
-    width, config = int(attention.head_dim), attention.config
-    heads = attention.o_proj.in_features // width
-    return Parts(heads=heads, groups=int(attention.num_key_value_groups), width=width, window=_window(attention),
+    width = int(attention.head_dim)
+    return Parts(heads=attention.o_proj.in_features // width, groups=int(attention.num_key_value_groups), width=width, window=_window(attention),
                  scale=float(attention.scaling), norms=(norms[0], norms[1]),
                  head_norms=(head_norms[0], head_norms[1]) if head_norms else None, activation=activation, qkv=tuple(joined),
-                 out=attention.o_proj, gate_up=tuple(gates), down=mlp.down_proj) if config is not None else None
+                 out=attention.o_proj, gate_up=tuple(gates), down=mlp.down_proj)
 
 
 def _names(module: nn.Module) -> set[str]:
