@@ -4,7 +4,6 @@ Written as machine steps, so that they stay 32 bits wide. Every operation rounds
 (no ``fastmath``): that is what makes the bits those of PyTorch.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -129,8 +128,8 @@ _POWERS = np.polynomial.Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).co
 def power_of_two(context: Any, x: Any) -> Any:
     """2 to the power of a float32 up to 127, to 4 parts in a million; 0 below -126.
 
-    x = n + f with n an integer, which stands in the low bits of x + 3 * 2**22 and is added to the exponent of a polynomial in f, of
-    degree 4 through 2**f. Vectors of it need no library.
+    x = n + f with n an integer, which stands in the low bits of x + 3 * 2**22 and is added to the exponent of a polynomial in f,
+    of degree 4 through 2**f. Vectors of it need no library.
     """
     def power(_: Any, builder: Any, __: Any, parts: Any) -> Any:
         def constant(number: float) -> Any:

@@ -226,7 +226,7 @@ class Engine:
 
     @staticmethod
     def _say(logits: Tensor, step: Callable[[Tensor, int], Tensor], longest: int, ends: set[int]) -> list[list[int]]:
-        """`greedy` from the first logits on; ``step`` takes the tokens chosen, and how often it was called, to the next logits."""
+        """`greedy` from the first logits on; ``step`` takes the tokens chosen, and its own number, to the next logits."""
         said: list[list[int]] = [[] for _ in logits]
         done: set[int] = set()
         for number in range(longest):

@@ -1,4 +1,4 @@
-"""Compiled causal attention of packed sequences: each sees its own keys and no others, so no row's numbers hang on its neighbours.
+"""Compiled causal attention of packed sequences: each sees its own keys alone, so no row's numbers hang on its neighbours.
 
 Sixteen queries of a head at a time: scores in float32, softmax without a running maximum, weights rounded to bfloat16, their sum
 taken after rounding. What a sequence shares with the one before it is laid out once.
@@ -49,7 +49,8 @@ def attention_by(begin: Callable[..., Any], multiply: Callable[..., Any], end: C
                             multiply(weights[start:], room + 16, pairs[start // 2 * width + j:], width, stop - start, mixed[j:],
                                      across)
                         for i in range(count):
-                            give(mixed[i * across:i * across + width], sums[i], out[((starts[s] + block + i) * heads + head) * width:])
+                            row = (starts[s] + block + i) * heads + head
+                            give(mixed[i * across:i * across + width], sums[i], out[row * width:])
         end()
         return 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -71,13 +72,13 @@ def _stands_for(model: PreTrainedModel, layer: Any, place: int, current: Current
 
 def _packed(pasts: Sequence[np.ndarray], lengths: Sequence[int], store: Store | PassingStore, reads: Sequence[int], chunk: int,
             rotary: Callable[..., Any]) -> Pass:
-    """A pass over sequences that go on from rows of a store, with ``lengths`` tokens each; ``reads`` counts their tokens in a row."""
+    """A pass over sequences that go on from rows of a store with ``lengths`` tokens each; ``reads`` counts these through."""
     starts = np.concatenate(([0], np.cumsum(lengths)))
     places = [np.concatenate((past, np.arange(start, stop) + store.used))
-              for past, start, stop in zip(pasts, starts, starts[1:], strict=False)]
+              for past, start, stop in zip(pasts, starts[:-1], starts[1:], strict=True)]
     positions = np.concatenate([np.arange(len(past), len(own)) for past, own in zip(pasts, places, strict=True)])
     cosines, sines = rotary(torch.empty(1, 1, 1), torch.from_numpy(positions)[None])
-    kept = [0, *(_alike(one, other) for one, other in zip(places, places[1:], strict=False))]
+    kept = [0, *(_alike(one, other) for one, other in pairwise(places))]
     return Pass(chunk=chunk, tokens=int(starts[-1]), cosines=cosines[0].contiguous(), sines=sines[0].contiguous(),
                 starts=torch.from_numpy(starts), places=torch.from_numpy(np.concatenate(places)),
                 ends=torch.from_numpy(np.concatenate(([0], np.cumsum([len(own) for own in places])))),

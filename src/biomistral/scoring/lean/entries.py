@@ -28,7 +28,8 @@ def place(projected: Any, count: int, heads: int, kv_heads: int, width: int, cos
     both, space = mine + 2 * shared, carray(spare, width)
     for token in range(count):
         row = carray(projected, (token + 1) * both)[token * both:]
-        cosine, sine = (carray(cosines, (token + 1) * rotary)[token * rotary:], carray(sines, (token + 1) * rotary)[token * rotary:])
+        angle, end = token * rotary, (token + 1) * rotary
+        cosine, sine = carray(cosines, end)[angle:], carray(sines, end)[angle:]
         pointwise.turn(row[:mine], width, cosine, sine, carray(query_gain, gained * width), epsilon,
                        carray(queries, (token + 1) * mine)[token * mine:], space)
         pointwise.turn(row[mine:mine + shared], width, cosine, sine, carray(key_gain, gained * width), epsilon,

@@ -87,7 +87,7 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
         return rows[None]
 
     def _attention(self, rows: Tensor, now: Pass) -> Tensor:
-        mine, shared = self.heads * self.width, self.heads // self.groups * self.width
+        mine = self.heads * self.width
         queries = self.current.rows("queries", len(rows) + 16, mine)
         keys, values = now.store.layer(self.index)
         for start in range(0, now.tokens, now.chunk):
@@ -96,8 +96,7 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
             self._place(self.qkv(normal), count, now, start, queries[start:], keys[row:], values[row:])
         mixed = self.current.rows("mixed", len(rows), mine)
         room = (now.longest + 63) // 64 * 64 + 16
-        spare = self.current.scratch.take("attention", torch.float32, len(attention_space(0, self.width)) + (self.width + 24) * room)
-        assert shared == keys.shape[1]
+        spare = self.current.scratch.take("attention", torch.float32, attention_space(room, self.width))
         run(self.attend, queries, keys, values, len(keys), mixed, len(rows), now.starts, len(now.kept), now.places, now.ends,
             now.kept, 0, len(now.kept), self.heads, self.groups, self.width, self.window, self.scale, room, spare)
         return mixed
@@ -118,8 +117,8 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
     def _normal(self, rows: Tensor, addend: Tensor | None, norm: Norm) -> Tensor:
         """The norm of rows, to which ``addend`` is added first."""
         normal = self.current.rows("normal", len(rows), rows.shape[1])
-        run("normalise", rows, rows if addend is None else addend, int(addend is not None), norm.gain, rows.shape[1], norm.epsilon,
-            normal, len(rows), self._spare(rows.shape[1]))
+        run("normalise", rows, rows if addend is None else addend, int(addend is not None), norm.gain, rows.shape[1],
+            norm.epsilon, normal, len(rows), self._spare(rows.shape[1]))
         return normal
 
     def _spare(self, size: int) -> Tensor:

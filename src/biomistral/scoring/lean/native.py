@@ -34,7 +34,8 @@ def has_tiles() -> bool:
     return has_feature("amx-bf16") and has_feature("amx-tile") and bool(torch.cpu._init_amx())
 
 
-def attention_space(room: int, width: int) -> Tensor:
-    """What `attend` works in, for sequences of up to ``room`` keys: columns, pairs, scores, weights, sums, result, tile layout."""
+def attention_space(room: int, width: int) -> int:
+    """Float32s that attention works in, for sequences of up to ``room`` keys: columns, pairs, scores, weights, sums, result,
+    tile layout."""
     across = (width + 63) // 64 * 64
-    return torch.empty(width * room + 64 + 16 * room + 8 * (room + 16) + 16 + 16 * across + 16)
+    return width * room + 64 + 16 * room + 8 * (room + 16) + 16 + 16 * across + 16

@@ -4,8 +4,9 @@ A layer is RMS norm, attention with rotary positions, residual, RMS norm, gated 
 Gemma 1, Phi 3 and what is built alike. What is not recognised is computed by `transformers` as before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,13 @@ from transformers import PreTrainedModel
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DROPOUTS = {"resid_attn_dropout", "resid_mlp_dropout"}
+_HEAD_NORMS = {"q_norm", "k_norm"}
 _ATTENTION = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"qkv_proj", "o_proj"})
 _GATED = ({"gate_proj", "up_proj", "down_proj", "act_fn"}, {"gate_up_proj", "down_proj", "activation_fn"})
 _ROTARY = ("default", "linear", "llama3", "yarn")
 """Angles that depend on a token's position alone; others also on the longest position of a batch."""
 
-ACTIVATIONS = (functional.silu, lambda x: functional.gelu(x, approximate="tanh"))
+ACTIVATIONS: tuple[Callable[..., Tensor], ...] = (functional.silu, partial(functional.gelu, approximate="tanh"))
 """As `pointwise.gate` numbers them."""
 
 
@@ -65,22 +67,25 @@ def take_apart(layer: nn.Module) -> Parts | None:
     attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
     if attention is None or mlp is None or _names(layer) - _DROPOUTS != _LAYER:
         return None
-    own_norms = _names(attention) & {"q_norm", "k_norm"}
-    if _names(attention) - own_norms not in _ATTENTION or _names(mlp) not in _GATED or len(own_norms) == 1:
+    head_norms = _names(attention) & _HEAD_NORMS
+    if _names(attention) - head_norms not in _ATTENTION or _names(mlp) not in _GATED or len(head_norms) == 1:
         return None
-    joined = [attention.qkv_proj] if hasattr(attention, "qkv_proj") else [attention.q_proj, attention.k_proj, attention.v_proj]
-    gates = [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
-    linears = (*joined, attention.o_proj, *gates, mlp.down_proj)
-    norms = [_norm(one) for one in (layer.input_layernorm, layer.post_attention_layernorm)]
-    head_norms = [_norm(getattr(attention, name)) for name in sorted(own_norms, reverse=True)]
+    qkv = _those(attention, "qkv_proj") or _those(attention, "q_proj", "k_proj", "v_proj")
+    gate_up = _those(mlp, "gate_up_proj") or _those(mlp, "gate_proj", "up_proj")
+    norms = _norms(layer.input_layernorm, layer.post_attention_layernorm)
+    own_norms = _norms(attention.q_norm, attention.k_norm) if head_norms else None
     activation = _activation(getattr(mlp, "act_fn", None) or mlp.activation_fn)
-    if not all(map(_is_plain, linears)) or None in (*norms, *head_norms, activation):
+    if not all(map(_is_plain, (*qkv, attention.o_proj, *gate_up, mlp.down_proj))) or activation is None or norms is None \
+            or (own_norms is None and head_norms):
         return None
     width = int(attention.head_dim)
-    return Parts(heads=attention.o_proj.in_features // width, groups=int(attention.num_key_value_groups), width=width, window=_window(attention),
-                 scale=float(attention.scaling), norms=(norms[0], norms[1]),
-                 head_norms=(head_norms[0], head_norms[1]) if head_norms else None, activation=activation, qkv=tuple(joined),
-                 out=attention.o_proj, gate_up=tuple(gates), down=mlp.down_proj)
+    return Parts(heads=attention.o_proj.in_features // width, groups=int(attention.num_key_value_groups), width=width,
+                 window=_window(attention), scale=float(attention.scaling), norms=norms, head_norms=own_norms,
+                 activation=activation, qkv=qkv, out=attention.o_proj, gate_up=gate_up, down=mlp.down_proj)
+
+
+def _those(module: nn.Module, *names: str) -> tuple[nn.Linear, ...]:
+    return tuple(getattr(module, name) for name in names) if hasattr(module, names[0]) else ()
 
 
 def _names(module: nn.Module) -> set[str]:
@@ -93,8 +98,13 @@ def _is_plain(linear: nn.Module) -> bool:
 
 def _window(attention: nn.Module) -> int:
     """Keys that a query sees, its own among them; 0 is all."""
-    found = attention.sliding_window if hasattr(attention, "sliding_window") else getattr(attention.config, "sliding_window", None)
-    return int(found or 0)
+    owner = attention if hasattr(attention, "sliding_window") else attention.config
+    return int(getattr(owner, "sliding_window", None) or 0)
+
+
+def _norms(one: nn.Module, other: nn.Module) -> tuple[Norm, Norm] | None:
+    first, second = _norm(one), _norm(other)
+    return None if first is None or second is None else (first, second)
 
 
 def _norm(module: nn.Module) -> Norm | None:
@@ -104,7 +114,7 @@ def _norm(module: nn.Module) -> Norm | None:
     if not isinstance(weight, Tensor) or weight.ndim != 1 or not isinstance(epsilon, float):
         return None
     x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
-    given = module(x).float()
+    given = torch.as_tensor(module(x)).float()
     for gain in (weight.float(), weight.float() + 1):
         mine = functional.rms_norm(x.float(), weight.shape, gain, epsilon)
         if _close(mine, given):
@@ -114,7 +124,7 @@ def _norm(module: nn.Module) -> Norm | None:
 
 def _activation(module: nn.Module) -> int | None:
     x = torch.linspace(-8, 8, 257)
-    return next((place for place, known in enumerate(ACTIVATIONS) if torch.allclose(module(x), known(x), atol=1e-6)), None)
+    return next((place for place, given in enumerate(ACTIVATIONS) if torch.allclose(module(x), given(x), atol=1e-6)), None)
 
 
 def _close(mine: Tensor, given: Tensor) -> bool:
