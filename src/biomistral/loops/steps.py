@@ -121,7 +121,8 @@ def first_byte(context: Any, eight: Any) -> Any:
     return types.int64(types.uint64), zeros
 
 
-_POWERS = np.polynomial.Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef
+_THROUGH = np.polynomial.Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial)
+_POWERS = [float(coefficient) for coefficient in _THROUGH.coef]
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -47,12 +47,12 @@ def _attending(attend: Any) -> Any:
         a, b = width // 2 * room, width // 2 * room + 64
         c, d, e, f = a + b, a + b + 16 * room, a + b + 16 * room + 8 * (room + 16), a + b + 16 * room + 8 * (room + 16) + 16
         space = carray(spare, f + 16 * across + 16)
-        return attend(
+        return int(attend(
             carray(queries, (tokens + 16) * heads * width), carray(keys, stored * shared).view(np.uint32),
             carray(values, stored * shared), carray(out, tokens * heads * width), carray(starts, sequences + 1),
             carray(places, carray(ends, sequences + 1)[sequences]), carray(ends, sequences + 1), carray(kept, sequences), first,
             last, heads, groups, width, window, scale, room, space[:a].view(np.uint32), space[a:c].view(np.uint32), space[c:d],
-            space[d:e].view(np.uint16), space[e:f], space[f:f + 16 * across], space[f + 16 * across:].view(np.uint8))
+            space[d:e].view(np.uint16), space[e:f], space[f:f + 16 * across], space[f + 16 * across:].view(np.uint8)))
     return entry
 
 
