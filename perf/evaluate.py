@@ -44,7 +44,7 @@ def prepare(folder: Path) -> None:
             folder / "questions")
 
 
-def plan(folder: Path, protocol: str, limit: int) -> list[Any]:
+def plan(folder: Path, protocol: str, limit: int, tokenizer: Any = None) -> list[Any]:
     from biomistral.evaluation.plan import make_plan
     from biomistral.evaluation.settings import EvaluateSettings
     from biomistral.models.load import load_tokenizer
@@ -53,7 +53,7 @@ def plan(folder: Path, protocol: str, limit: int) -> list[Any]:
 
     settings = EvaluateSettings(model=Input(folder / "model"), benchmark=Input(folder / "questions"), protocols=[protocol],
                                 limit=limit, shot_sets=1)
-    return make_plan(read_benchmark(folder / "questions"), settings, load_tokenizer(folder / "model"), None).groups
+    return make_plan(read_benchmark(folder / "questions"), settings, tokenizer or load_tokenizer(folder / "model"), None).groups
 
 
 def write_task(folder: Path, task: str, protocol: str, limit: int) -> None:
@@ -77,15 +77,16 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     from biomistral.evaluation.answering import answer_all, parts_of
     from biomistral.evaluation.computing import Computer
     from biomistral.models.load import load_model, load_tokenizer
-    from biomistral.scoring.engine import Engine
+    from biomistral.scoring.lean.engine import engine_for
 
     torch.set_num_threads(1)
     model, tokenizer = load_model(folder / "model", torch.bfloat16), load_tokenizer(folder / "model")
-    engine = Engine(model)
+    engine = engine_for(model)
+    del model
     engine.idle()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()
-        parts = parts_of(plan(folder, protocol, limit), engine.max_batch_tokens, ())
+        parts = parts_of(plan(folder, protocol, limit, tokenizer), engine.max_batch_tokens, ())
         rows = list(answer_all(Path(temporary), parts, Computer(engine, tokenizer).compute, "ours"))
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "questions": len(rows), "peak_bytes": peak_bytes(),

@@ -13,7 +13,7 @@ from biomistral.evaluation.plan import make_plan
 from biomistral.evaluation.spreading import Loading, among_ranks, help_first, on_ray
 from biomistral.models.adapter import check_adapter, check_base
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_tokenizer, num_parameters, own_device, pick_dtype
+from biomistral.models.load import load_tokenizer, own_device, pick_dtype
 from biomistral.recipe import Machine, canonical_hash
 from biomistral.records import Question
 from biomistral.scoring.engine import batch_tokens
@@ -45,7 +45,7 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     computer = loading.computer()
     model = computer.engine.model
     key = canonical_hash([input_key(folder), input_key(adapter)]) if adapter else input_key(folder)
-    facts = {"name": name, "key": key, "parameters": num_parameters(model),
+    facts = {"name": name, "key": key, "parameters": computer.engine.parameters,
              "dtype": str(model.dtype).removeprefix("torch."),
              "quantization": (config.get("quantization_config") or {}).get("quant_method")}
     if tokenizer.chat_template and any(PROTOCOLS[protocol].chat for protocol in settings.protocols):

@@ -17,7 +17,7 @@ from biomistral.executor import executor
 from biomistral.models.adapter import put_on
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Machine
-from biomistral.scoring.engine import Engine
+from biomistral.scoring.lean.engine import engine_for
 from biomistral.scoring.tally import Row
 
 
@@ -35,7 +35,7 @@ class Loading:
         model = load_model(self.folder, self.dtype, self.device)
         if self.adapter is not None:
             model = put_on(model, self.adapter)
-        return Computer(Engine(model, self.budget), load_tokenizer(self.folder))
+        return Computer(engine_for(model, self.budget), load_tokenizer(self.folder))
 
 
 def among_ranks(computer: Computer) -> Compute:

@@ -7,6 +7,7 @@ Rows are padded on the right, so without any mask no real token ever sees paddin
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
+from biomistral.models.load import num_parameters
 from biomistral.models.quantized.linear import same_for_any_batch
 
 _VOCABULARY_AT_ONCE = 8192
 _READS_AT_ONCE = 32  # a float32 row of 49,152 logits is 0.2 MB, of 151,936 0.6 MB
 _SHORTEST_PREFIX = 4
 _CACHED_TOKENS_PER_TOKEN = 8  # a cached token costs attention only: about an eighth of a computed one in a small model
-_DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+_DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 Rows = Sequence[Sequence[int]]
 
@@ -31,9 +33,10 @@ class AnswerHead(nn.Module):  # type: ignore[misc]
     that an architecture does afterwards.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: nn.Module, chunk: int = 0) -> None:
+        """``chunk``: places multiplied at once, so that their bits do not depend on how many are read; 0 is all."""
         super().__init__()
-        self.head = head
+        self.head, self.chunk = head, chunk
         self.read: tuple[Tensor, Tensor] | None = None
         self.exact = False
 
@@ -43,14 +46,20 @@ class AnswerHead(nn.Module):  # type: ignore[misc]
         rows, positions = self.read
         picked = hidden[rows, positions]
         if not self.exact or not isinstance(self.head, nn.Linear) or not self.head.weight.is_floating_point():
-            return torch.as_tensor(self.head(picked)).unsqueeze(0)
-        return self._float32(self.head, picked).unsqueeze(0)
+            return self._in_chunks(self.head, picked).unsqueeze(0)
+        return self._float32(self.head, picked.float()).unsqueeze(0)
 
-    @staticmethod
-    def _float32(head: nn.Linear, picked: Tensor) -> Tensor:
+    def _in_chunks(self, product: Callable[[Tensor], Tensor], picked: Tensor) -> Tensor:
+        if not self.chunk:
+            return torch.as_tensor(product(picked))
+        padded = functional.pad(picked, (0, 0, 0, -len(picked) % self.chunk))
+        return torch.cat([torch.as_tensor(product(part)) for part in padded.split(self.chunk)])[:len(picked)]
+
+    def _float32(self, head: nn.Linear, picked: Tensor) -> Tensor:
         """Logits in float32 from weights of any precision: bfloat16 logits are 0.1 apart near 20, and equal letters
         would all go to A."""
-        parts = [functional.linear(picked.float(), weight.float()) for weight in head.weight.split(_VOCABULARY_AT_ONCE)]
+        parts = [self._in_chunks(partial(functional.linear, weight=weight.float()), picked)
+                 for weight in head.weight.split(_VOCABULARY_AT_ONCE)]
         logits = torch.cat(parts, dim=-1)
         return logits if head.bias is None else logits + head.bias.float()
 
@@ -60,7 +69,7 @@ class Prefix:
     """Leading tokens that all prompts of a group share, and their keys and values (None: nothing is shared)."""
 
     length: int
-    cache: DynamicCache | None
+    cache: Any
 
 
 def common_prefix(rows: Rows) -> int:
@@ -125,6 +134,14 @@ def _aligned(cache: DynamicCache, rows: Tensor, shifts: Tensor) -> DynamicCache:
     return chosen
 
 
+def token_logprobs(logits: Tensor, rows: Rows) -> list[Tensor]:
+    """Log-probability of each token but the first of each row; the logits of all these places lie behind one another."""
+    targets = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
+    logprobs = torch.cat([part.float().log_softmax(-1).gather(1, target[:, None])[:, 0]
+                          for part, target in zip(logits.split(_READS_AT_ONCE), targets.split(_READS_AT_ONCE), strict=True)])
+    return list(logprobs.split([len(row) - 1 for row in rows]))
+
+
 def _directly(compute: Callable[[], Any]) -> Any:
     return compute()
 
@@ -138,6 +155,7 @@ class Engine:
     def __init__(self, model: PreTrainedModel, max_batch_tokens: int = 0,
                  run: Callable[[Callable[[], Any]], Any] = _directly) -> None:
         self.model, self._run = model, run
+        self.parameters = num_parameters(model)
         self.device = model.device
         self.max_batch_tokens = max_batch_tokens or batch_tokens(self.device)
         self.head = AnswerHead(model.get_output_embeddings())
@@ -163,14 +181,15 @@ class Engine:
         self._forward(torch.tensor([tokens], device=self.device), cache, [0], [len(tokens) - 1])
         return Prefix(len(tokens), cache)
 
-    def last_logits(self, prefix: Prefix, rows: Rows) -> tuple[Tensor, DynamicCache]:
-        """Float32 logits after each row, shape ``(rows, vocabulary)``, and the cache of prefix and rows (right-padded)."""
+    def last_logits(self, prefix: Prefix, rows: Rows, keep: bool = True) -> tuple[Tensor, Any]:
+        """Float32 logits after each row, shape ``(rows, vocabulary)``, and the cache of prefix and rows (right-padded), which
+        an engine need not have where it is not to be kept."""
         cache = DynamicCache() if prefix.cache is None else _select(
             prefix.cache, torch.zeros(len(rows), dtype=torch.long, device=self.device))
         logits = self._forward(self._padded(rows), cache, range(len(rows)), [len(row) - 1 for row in rows], exact=True)
         return logits.float(), cache
 
-    def continuation_logprobs(self, prefix: Prefix, cache: DynamicCache, lengths: Sequence[int], parents: Sequence[int],
+    def continuation_logprobs(self, prefix: Prefix, cache: Any, lengths: Sequence[int], parents: Sequence[int],
                               rows: Rows) -> list[Tensor]:
         """Log-probability of each token but the first of each row, given what stands before it.
 
@@ -184,12 +203,9 @@ class Engine:
         mask = (torch.arange(cache.get_seq_length() + inputs.shape[1], device=self.device) >= padding).long()
         positions = past + torch.arange(inputs.shape[1], device=self.device)
         reads = [(index, position) for index, row in enumerate(rows) for position in range(len(row) - 1)]
-        targets = torch.tensor([rows[index][position + 1] for index, position in reads], device=self.device)
         logits = self._forward(inputs, _aligned(cache, own, padding[:, 0]), [index for index, _ in reads],
                                [place for _, place in reads], mask=mask, positions=positions)
-        logprobs = torch.cat([part.float().log_softmax(-1).gather(1, target[:, None])[:, 0]
-                              for part, target in zip(logits.split(_READS_AT_ONCE), targets.split(_READS_AT_ONCE), strict=True)])
-        return list(logprobs.split([len(row) - 1 for row in rows]))
+        return token_logprobs(logits, rows)
 
     def greedy(self, prefix: Prefix, rows: Rows, longest: int, ends: set[int]) -> list[list[int]]:
         """The likeliest token after each row, then after that one, up to ``longest`` or one of ``ends``, which is left out.
@@ -201,9 +217,19 @@ class Engine:
         padding = torch.tensor([max(map(len, rows)) - len(row) for row in rows], device=self.device)
         cache = _aligned(cache, torch.arange(len(rows), device=self.device), padding)
         places = torch.tensor([prefix.length + len(row) for row in rows], device=self.device)
-        said: list[list[int]] = [[] for _ in rows]
+        def step(tokens: Tensor, number: int) -> Tensor:
+            mask = (torch.arange(cache.get_seq_length() + 1, device=self.device) >= padding[:, None]).long()
+            return self._forward(tokens[:, None], cache, range(len(rows)), [0] * len(rows), exact=True, mask=mask,
+                                 positions=(places + number)[:, None]).float()
+
+        return self._say(logits, step, longest, ends)
+
+    @staticmethod
+    def _say(logits: Tensor, step: Callable[[Tensor, int], Tensor], longest: int, ends: set[int]) -> list[list[int]]:
+        """`greedy` from the first logits on; ``step`` takes the tokens chosen, and its own number, to the next logits."""
+        said: list[list[int]] = [[] for _ in logits]
         done: set[int] = set()
-        for step in range(longest):
+        for number in range(longest):
             damaged = (~torch.isfinite(logits.logsumexp(dim=1))).nonzero()[:, 0].tolist()
             if wrong := [row for row in damaged if row not in done]:
                 raise FloatingPointError(wrong[0])
@@ -211,11 +237,9 @@ class Engine:
             for row, token in enumerate(tokens.tolist()):
                 done.update({row} if token in ends else ())
                 said[row] += [token] if row not in done else []
-            if len(done) == len(rows) or step == longest - 1:
+            if len(done) == len(said) or number == longest - 1:
                 break
-            mask = (torch.arange(cache.get_seq_length() + 1, device=self.device) >= padding[:, None]).long()
-            logits = self._forward(tokens[:, None], cache, range(len(rows)), [0] * len(rows), exact=True, mask=mask,
-                                   positions=(places + step)[:, None]).float()
+            logits = step(tokens, number)
         return said
 
     def _padded(self, rows: Rows) -> Tensor:

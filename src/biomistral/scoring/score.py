@@ -95,7 +95,7 @@ def score_letters(engine: Engine, prefix: Prefix, items: Sequence[Item], letters
         UserError: the logits of a question are not finite.
     """
     started = time.perf_counter()
-    logits, _ = engine.last_logits(prefix, [item.prompt[prefix.length:] for item in items])
+    logits, _ = engine.last_logits(prefix, [item.prompt[prefix.length:] for item in items], keep=False)
     total = logits.logsumexp(dim=1)
     refuse_damaged(total, items)
     open_tokens = logits.argmax(dim=1).tolist()
