@@ -30,7 +30,8 @@ def level(name: str) -> int:
     head = name.partition(".")[0]
     if head in ROOMS:
         return 3
-    return {"models": 1, "scoring": 2, "run": 4, "sweep": 4, "forms": 4, "contamination": 4, "translation": 4, "doctor": 4, "cli": 5}.get(head, 0)
+    return {"models": 1, "scoring": 2, "run": 4, "sweep": 4, "forms": 4, "contamination": 4, "translation": 4, "doctor": 4,
+            "cli": 5}.get(head, 0)
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())

@@ -10,10 +10,10 @@ from biomistral.errors import UserError
 from biomistral.progress import log
 from biomistral.recipe import Settings, canonical_hash
 from biomistral.translation.checks.every import find_faults
+from biomistral.translation.checks.structure import duplicates, missing
 from biomistral.translation.fields import Fields
-from biomistral.translation.rounds import Attempt, Job
+from biomistral.translation.rounds import Attempt, Job, empties
 from biomistral.translation.settings import TranslateSettings
-from biomistral.translation.structure import broken
 
 
 class Edit(Settings):
@@ -77,10 +77,10 @@ def _attempt(job: Job, edit: Edit, settings: TranslateSettings) -> Attempt:
     if edit.source and edit.source != source_mark(job.source):
         raise UserError(f"{where}: the question has changed since it was edited; edit it again on a new review page")
     fields = {name: text.strip() for name, text in edit.fields.items()}
-    more = [name for name in fields if name not in job.source]
-    if more or (faults := broken(job.source, fields)):
-        why = f"has no field '{more[0]}'" if more else f"{faults[0].field}: {faults[0].detail}"
-        raise UserError(f"{where}: {why}; an edited question keeps its options, none empty and none twice")
+    faults = [*missing(job.source, fields), *empties(fields)] or [*duplicates(job.source, fields)]
+    if faults:
+        raise UserError(f"{where}: {faults[0].field} {faults[0].detail}; an edited question keeps its options, none empty and "
+                        "none twice")
     ordered = {name: fields[name] for name in job.source}
     reasons = find_faults(job.source, ordered, settings.to, None, job.question.language)
     about = {"editor": settings.editor, "from": job.question.language, "reasons": [reason._asdict() for reason in reasons]}

@@ -7,11 +7,11 @@ from typing import Any
 from biomistral.progress import log
 from biomistral.records import Question
 from biomistral.translation.checks.every import find_faults
+from biomistral.translation.checks.structure import missing
 from biomistral.translation.desk import Desk, Order
 from biomistral.translation.engine import Engine
 from biomistral.translation.fields import Fields, fields_of
 from biomistral.translation.reasons import Reason
-from biomistral.translation.structure import broken
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,11 @@ class Attempt:
     back: Fields | None
     reasons: tuple[Reason, ...]
     about: dict[str, Any]
+
+
+def empties(fields: Fields) -> list[Reason]:
+    """Texts of white space, which no question can have."""
+    return [Reason("empty", name, "is nothing but white space") for name, text in fields.items() if not text.strip()]
 
 
 @dataclass
@@ -80,27 +85,26 @@ class Rounds:
                      "from": job.question.language}
             job.take(Attempt(fields, back, tuple(self._judged(job, fields, faults, back)), about))
         sound = sum(job.sound for job in jobs)
-        self.account.append({"engine": engine.identity["engine"], "model": engine.identity.get("model"), "attempt": wording + 1,
-                             "asked": len(jobs), "sound": sound})
-        log.info("%s: %d of %d sound", engine.identity["engine"] + (f", attempt {wording + 1}" if wording else ""), sound, len(jobs))
+        name = engine.identity["engine"]
+        self.account.append({"engine": name, "model": engine.identity.get("model"), "attempt": wording + 1, "asked": len(jobs),
+                             "sound": sound})
+        log.info("%s%s: %d of %d sound", name, f", attempt {wording + 1}" if wording else "", sound, len(jobs))
 
     def _order(self, job: Job, wording: int) -> Order:
         told = tuple(f"{reason.field or 'reply'}: {reason.check}: {reason.detail}" for reason in job.last) if wording else ()
         return Order((job.question.task, job.question.id), job.source, job.question.language, self.language, wording, told)
 
     def _judged(self, job: Job, fields: Fields, faults: Sequence[Reason], back: Fields | None) -> list[Reason]:
-        """What is wrong; where a field is missing or empty there is nothing more to compare."""
-        found = [*faults, *broken(job.source, fields)]
-        if not any(reason.check in ("missing", "empty") for reason in found):
-            known = {(reason.check, reason.field) for reason in found}
-            checked = find_faults(job.source, fields, self.language, back, job.question.language)
-            found += [reason for reason in checked if (reason.check, reason.field) not in known]
-        return found
+        """What is wrong with the answer itself, and with what could be read of it."""
+        faults = [*faults, *empties(fields)]
+        known = {(fault.check, fault.field) for fault in faults}
+        checked = find_faults(job.source, fields, self.language, back, job.question.language)
+        return [*faults, *(reason for reason in checked if (reason.check, reason.field) not in known)]
 
     def _backwards(self, jobs: Sequence[Job], drafts: Sequence[Fields]) -> list[Fields | None]:
         """Each whole draft in the language it came from; None where that could not be had."""
         whole = [number for number, (job, fields) in enumerate(zip(jobs, drafts, strict=True))
-                 if not any(reason.check in ("missing", "empty") for reason in broken(job.source, fields))]
+                 if not list(missing(job.source, fields))]
         backs: list[Fields | None] = [None] * len(drafts)
         if self.back is not None and whole:
             orders = [Order((jobs[number].question.task, jobs[number].question.id), drafts[number], self.language,

