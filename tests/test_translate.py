@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -316,3 +317,24 @@ def test_the_command_says_where_to_review(home, monkeypatch, capsys):
         main()
     assert "review.html" in capsys.readouterr().out
     assert [one.id for one in read_questions(home / "pt" / "questions.parquet")] == ["q1"]
+
+
+@pytest.mark.skipif(shutil.which("apertium") is None or "eng-spa" not in subprocess.run(
+    ["apertium", "-l"], capture_output=True, text=True).stdout.split(), reason="apertium-eng-spa is not installed")
+def test_apertium_translates_line_by_line_and_translates_back(home):
+    context = "The patient has pain.\n\n[10 mg] ^odd$ {signs} @here/there <b>bold</b> \\n.  " + "The heart is red. " * 300
+    organs = question("organs", stem="Which organ stores the bile?", options=("Appendix", "Gallbladder", "Spleen"))
+    suite = bench(home, organs, *(question(f"q{number}", context=context, stem=f"Which nerve passes through hole {number} of the skull?")
+                          for number in range(3)))
+    artifact = execute(TranslateSettings(engine="apertium", benchmark=suite, to="es"), home / "es", Machine(workers=2))
+    texts = {one["id"]: one for one in to_review(home / "es").values()}
+    found = [*sound(home / "es").values(), *texts.values()]
+    assert sorted(one["id"] for one in found) == ["organs", "q0", "q1", "q2"]
+    assert sound(home / "es")["organs"]["options"] == ["Apéndice", "Vesícula biliar", "Bazo"], "no word crosses a line"
+    said = json.dumps(found, ensure_ascii=False)
+    assert "nervio facial" in said
+    assert "El paciente tiene dolor.\\n\\n[10 mg]" in said
+    assert "[10 mg] ^odd$ {" in said
+    facts = artifact.manifest["facts"]["translation"]
+    assert facts["back_translation"]["engine"] == "apertium"
+    assert facts["pieces"]["made"] < 40, "the same sentence is translated once"
