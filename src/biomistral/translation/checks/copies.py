@@ -21,9 +21,13 @@ def copied(source: Fields, translated: Fields, language: str) -> Iterator[Reason
     english = _ENGLISH - _OWN.get(language, frozenset())
     for name, text in translated.items():
         words = _WORD.findall(text)
+        places = [place for place, word in enumerate(words) if word.lower() in english]
+        if not places:
+            continue
         stayed = " " + " ".join(_WORD.findall(source[name])).lower() + " "
-        for place in range(len(words) - min(_RUN, max(2, len(words))) + 1):
-            run = [word.lower() for word in words[place:place + _RUN]]
-            if len(run) >= 2 and any(word in english for word in run) and f" {' '.join(run)} " in stayed:
-                yield Reason("untranslated", name, f"{' '.join(words[place:place + _RUN])!r} is the source's")
-                break
+        length = min(_RUN, max(2, len(words)))
+        starts = {start for place in places for start in range(max(0, place - length + 1), min(place, len(words) - length) + 1)}
+        runs = (" ".join(words[start:start + length]) for start in sorted(starts))
+        run = next((run for run in runs if f" {run.lower()} " in stayed), None)
+        if run is not None:
+            yield Reason("untranslated", name, f"{run!r} is the source's")

@@ -3,23 +3,21 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from operator import eq
+from pathlib import Path
 
 from biomistral.translation.fields import Fields
 from biomistral.translation.reasons import Reason
 
-_REFUSALS = re.compile(
-    r"as an ai\b|\bai (?:language )?model\b|language model|i(?:'|’| a)m sorry|i cannot (?:translate|provide|assist)|"
-    r"i can(?:'|’)t (?:translate|provide|assist)|here is the translation|translation:|en tant qu(?:e modèle|'ia|’ia)|"
-    r"modèle de langage|je suis désolé|voici la traduction|als ki\b|sprachmodell|es tut mir leid|hier ist die übersetzung|"
-    r"como (?:una )?ia\b|como (?:um )?modelo de|modelo de lengua(?:je)?|modelo de linguagem|lo siento|sinto muito|desculpe|"
-    r"aquí (?:está|tienes) la traducción|aqui está a tradução|modello linguistico|mi dispiace|ecco la traduzione|"
-    r"языковая модель|как ии\b|к сожалению, я|извините|вот перевод|نموذج لغوي|كنموذج|بصفتي|عذر[اً]|آسف|"
-    r"إليك الترجمة|作为(?:一个|一款)?(?:ai|人工智能)|语言模型|抱歉|对不起|以下是(?:翻译|译文)|言語モデル|申し訳", re.IGNORECASE)
 _MARKUP = re.compile(r"```|\*\*\S|</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|&(?:[a-z]{2,6}|#\d+);|^#{1,6} |\\u[0-9a-f]{4}|^\s*[\[{]\s*\"|"
                      r"\[/?INST\]|<\|[a-z_]+\|>", re.IGNORECASE | re.MULTILINE)
 _BLANKS = re.compile(r"_{2,}|\{[^{}\n]{0,30}\}|\[(?:MASK|BLANK|UNK)\]|%[sd]\b|\$[^$\n]+\$|<[^<>\n]{1,30}>|�")
 _NUMBERED = re.compile(r"^\s*(?:\(?[A-Z][).:]|[A-Z] -)\s")
-_LOOP = re.compile(r"(.{1,40}?)\1{4,}", re.DOTALL)
+_LOOPS = (re.compile(r"([一-鿿぀-ヿ฀-๿]{2,12}?)\1{4,}"), re.compile(r"([^\w\s]\s?)\1{9,}"))
+_AGAIN, _LONGEST = 4, 6
+"""How often a run of up to six words follows itself where an engine went round in a loop."""
+
 _SHORT = 12
 """Characters below which the length of a text says nothing."""
 
@@ -32,8 +30,15 @@ _SLACK = 12
 def refusals(source: Fields, translated: Fields) -> Iterator[Reason]:
     """An engine speaking of itself instead of translating."""
     for name, text in translated.items():
-        if (found := _REFUSALS.search(text)) and not _REFUSALS.search(source[name]):
-            yield Reason("refusal", name, f"{found[0]!r} in {text[:60]!r}")
+        plain = text.casefold().replace("’", "'")
+        found = next((words for words in _refusals() if words in plain), None)
+        if found and found not in source[name].casefold():
+            yield Reason("refusal", name, f"{found.strip()!r} in {text[:60]!r}")
+
+
+@cache
+def _refusals() -> tuple[str, ...]:
+    return tuple((Path(__file__).parent / "refusals.tsv").read_text(encoding="utf-8").split("\n")[1:-1])
 
 
 def markup(source: Fields, translated: Fields) -> Iterator[Reason]:
@@ -59,11 +64,21 @@ def _blank(text: str) -> str:
 
 
 def repetition(source: Fields, translated: Fields) -> Iterator[Reason]:
-    """Words said five times in a row."""
+    """Words or signs said again and again."""
     for name, text in translated.items():
-        found = _LOOP.search(text)
-        if found and len(found[0].strip(" ._-…·")) > 7 and not _LOOP.search(source[name]):
-            yield Reason("repetition", name, f"{found[1][:30]!r} again and again")
+        if (found := _loop(text)) and not _loop(source[name]):
+            yield Reason("repetition", name, f"{found[:30]!r} again and again")
+
+
+def _loop(text: str) -> str:
+    """What a text says five times in a row: up to six words, in scripts without spaces up to twelve letters; or ten signs."""
+    words = text.split()
+    for count in range(1, _LONGEST + 1):
+        same = bytes(map(eq, words, words[count:]))
+        place = same.find(b"\1" * (_AGAIN * count))
+        if place >= 0 and any(word.strip("._-") for word in words[place:place + count]):
+            return " ".join(words[place:place + count])
+    return next((match[1] for loop in _LOOPS if (match := loop.search(text)) and set(match[1]) - set(" ._-…·")), "")
 
 
 def length(source: Fields, translated: Fields, language: str) -> Iterator[Reason]:

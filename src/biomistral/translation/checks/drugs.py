@@ -11,7 +11,7 @@ _STEMS = re.compile(
     r"zolam|caine|cycline|ciclovir|navir|tegravir|buvir|asvir|vudine|triptan|gliptin|gliflozin|glitazone|formin|parin|xaban|gatran|"
     r"lukast|setron|oxetine|barbital|profen|coxib|dronate|thiazide|semide|sone|nisolone|platin|rubicin|taxel|tecan|terol|tropium|"
     r"curonium|flurane|oxacin|penem|sulfazole|thoprim|mustine|trexate|azosin|glutide)$")
-_WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*")
+_LONG_WORD = re.compile(r"[a-z]{6,}")
 
 
 class Drug(NamedTuple):
@@ -32,5 +32,5 @@ def known() -> dict[str, Drug]:
 
 def drugs_of(text: str) -> dict[str, Drug]:
     """The words of an English text that name drugs."""
-    words = (word.lower() for word in _WORD.findall(text) if len(word) > 5)
-    return {word: known().get(word, Drug()) for word in words if word in known() or (len(word) > 7 and _STEMS.search(word))}
+    drugs, words = known(), _LONG_WORD.findall(text.lower())
+    return {word: drugs.get(word, Drug()) for word in words if word in drugs or (len(word) > 7 and _STEMS.search(word))}

@@ -15,7 +15,8 @@ FUNCTION_WORDS = {
           "sind als durch folgenden er sie an aus nach einem",
     "es": "el la los las de y en un una que es del con por para se al lo su como más cuál siguientes no este esta qué ha fue son "
           "presenta cual ella él",
-    "pt": "o a os as de e em um uma que é do da dos das com por para se ao na no nos nas seu sua como mais qual seguintes não "
+    "pt": "o a os as de e em ou às aos pela pelo "
+          "um uma que é do da dos das com por para se ao na no nos nas seu sua como mais qual seguintes não "
           "este esta foi são uma ele ela",
     "it": "il lo la i gli le di e è in un una che del della dei delle con per si al nel nella da come più quale seguenti non "
           "questo questa sono ha alla",
@@ -28,6 +29,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _FEWEST = 6
 """Words of a text that can be judged: in fewer, one name decides."""
 
+_FEWEST_KNOWN = 2
 _MARGIN = 0.1
 """By how much a larger share of its words another language must have: neighbours (es, pt, it) share a third of theirs."""
 
@@ -48,5 +50,5 @@ def wrong_language(source: Fields, translated: Fields, language: str) -> Iterato
             continue
         shares = {other: sum(word in known for word in words) / len(words) for other, known in _SETS.items()}
         likeliest = max(shares, key=lambda other: shares[other])
-        if shares[likeliest] > shares[language] + _MARGIN:
+        if shares[likeliest] > shares[language] + _MARGIN and shares[likeliest] * len(words) >= _FEWEST_KNOWN:
             yield Reason("language", name, f"reads as '{likeliest}', not '{language}': {text[:60]!r}")

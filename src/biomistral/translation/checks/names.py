@@ -28,8 +28,9 @@ def lost_names(source: Fields, translated: Fields, language: str) -> Iterator[Re
         for code in dict.fromkeys(codes_of(text)):
             if not _kept(code, translated[name]):
                 yield Reason("name", name, f"{code} of the source is not in the translation")
-        words = _WORD.findall(translated[name])
-        for known, drug in drugs_of(text).items():
+        drugs = drugs_of(text)
+        words = _WORD.findall(translated[name]) if drugs else []
+        for known, drug in drugs.items():
             if not _drug_kept(known, drug, translated[name], words, language):
                 yield Reason("drug", name, f"{known} of the source is not in the translation")
 
@@ -43,8 +44,8 @@ def codes_of(text: str) -> Iterator[str]:
         if code[0].islower() and "-" in code and code.split("-")[0].isalpha() and len(code.split("-")[0]) > 3:
             continue  # a word before a number: type-2, day-5
         yield code
-    yield from (match[0] for match in _ION.finditer(text))
-    yield from (match[0] for match in _GENE.finditer(text) if match[0] in _GENES)
+    yield from _ION.findall(text)
+    yield from (word for word in _GENE.findall(text) if word in _GENES)
 
 
 def _kept(code: str, text: str) -> bool:
@@ -57,20 +58,22 @@ def _kept(code: str, text: str) -> bool:
     if not digits:
         return False
     ends = [match.start() for match in re.finditer(re.escape(digits), plain) if match.start() >= len(letters) > 1]
-    other = _squeezed(text)
-    return any(sorted(plain[end - len(letters):end]) == sorted(letters) or _foreign(other[end - len(letters):end]) for end in ends)
+    written = _GAPS.sub("", text)
+    return any(sorted(plain[end - len(letters):end]) == sorted(letters) or _foreign(written[end - len(letters):end])
+               for end in ends)
 
 
 def _foreign(letters: str) -> bool:
-    """Whether letters are all of another script than Latin."""
-    return letters.isalpha() and not any(sign.isascii() for sign in letters)
+    """Whether letters are all capitals of another script than Latin."""
+    return letters.isupper() and not any(sign.isascii() for sign in letters)
 
 
 def _squeezed(text: str) -> str:
     """Without spaces and hyphens, in capitals, digits as ASCII."""
-    return re.sub(r"[\s\-‐‑–−]+", "", text).upper().translate(_SIGNS)
+    return _GAPS.sub("", text).upper().translate(_SIGNS)
 
 
+_GAPS = re.compile(r"[\s\-‐‑–−]+")
 _SIGNS = str.maketrans("⁺⁻²³⁴₂₃₄٠١٢٣٤٥٦٧٨٩", "+-2342340123456789")
 
 

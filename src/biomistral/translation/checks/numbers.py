@@ -11,8 +11,10 @@ from biomistral.translation.reasons import Reason
 
 _NUMBER = re.compile(r"\d+(?:(?:[.,'’٫٬]|(?<=\d)[  ](?=\d{3}(?!\d)))\d+)*")
 _GROUPED = re.compile(r"\d{1,3}(?:([.,'’٬  ])\d{3})(?:\1\d{3})*(?:[.,٫]\d+)?$")
+_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 _LARGE = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8, "千": 1e3, "百": 1e2}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", "01234567890123456789")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉½¼¾⅓⅔]")
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _WORDS = {
     "en": "zero|one,first,once,single|two,second,twice,both,double,twin|three,third,triple|four,fourth,quarter|five,fifth|six,"
@@ -63,12 +65,11 @@ def quantities(text: str, english: bool = False) -> list[Quantity]:
 
 
 def _plain(text: str) -> str:
-    for sign, written in _FRACTIONS.items():
-        text = text.replace(sign, f" {written}")
-    text = re.sub(r"(?<=\d)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])", "^", text).translate(_SUPERSCRIPTS)
-    if text.isascii():
-        return text
-    return "".join(str(unicodedata.digit(sign)) if sign.isdigit() and not sign.isascii() else sign for sign in text)
+    if _RAISED.search(text):
+        for sign, written in _FRACTIONS.items():
+            text = text.replace(sign, f" {written}")
+        text = re.sub(r"(?<=\d)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])", "^", text).translate(_SUPERSCRIPTS)
+    return text if text.isascii() else _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text)
 
 
 def _values(text: str, english: bool) -> set[float]:
@@ -81,9 +82,9 @@ def _values(text: str, english: bool) -> set[float]:
         if len(set(separators)) > 1:
             whole, decimals = text[:-len(re.split(r"[.,٫]", text)[-1]) - 1], re.split(r"[.,٫]", text)[-1]
         values.add(float(re.sub(r"\D", "", whole) + ("." + decimals if decimals else "")))
-    if len(separators) <= 1 and not (english and grouped and separators == [","]):
+    if len(separators) <= 1 and set(separators) <= set(".,٫") and not (english and grouped and separators == [","]):
         values.add(float(re.sub(r"\D", ".", text)))
-    if len(separators) > 1 and not values:  # a date, a version, an address: its parts
+    if separators and not values:  # a date, a version, an address: its parts
         values.add(float(re.sub(r"\D", "", text)))
     return values
 

@@ -1,40 +1,52 @@
-"""Whether a text that was translated and back is still the same (chrF, Popović 2015)."""
+"""Whether a text that was translated and back is still the same (chrF, Popović 2015, by sacrebleu)."""
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 from biomistral.translation.fields import Fields
 from biomistral.translation.reasons import Reason
 
-ORDER, BETA = 6, 2.0
-_LEAST_STEM, _LEAST_OPTION = 25.0, 12.0
+if TYPE_CHECKING:
+    from sacrebleu.metrics.chrf import CHRF
+
+_LEAST = 25.0
 """chrF below which a text came back as another."""
 
-
-def chrf(hypothesis: str, reference: str) -> float:
-    """chrF of a text against another, 0 to 100, as sacrebleu computes it for one sentence (character n-grams of order 1 to 6
-    without spaces, beta 2, orders that a text is too short for left out)."""
-    one, other = "".join(hypothesis.split()), "".join(reference.split())
-    score, orders = 0.0, 0
-    for order in range(1, ORDER + 1):
-        if len(one) < order or len(other) < order:
-            continue
-        orders += 1
-        here, there = _grams(one, order), _grams(other, order)
-        same = sum((here & there).values())
-        if same:
-            precision, recall = same / (len(one) - order + 1), same / (len(other) - order + 1)
-            score += (1 + BETA ** 2) * precision * recall / (BETA ** 2 * precision + recall)
-    return 100 * score / orders if orders else 0.0
-
-
-def _grams(text: str, order: int) -> Counter[str]:
-    return Counter(text[place:place + order] for place in range(len(text) - order + 1))
+_SHORT = 20
+"""Characters of a text below which it may come back as a synonym (kidney, renal)."""
 
 
 def unlike(source: Fields, back: Fields) -> Iterator[Reason]:
-    """Texts that came back as others."""
+    """Texts that came back as others.
+
+    Most are screened by their trigrams alone: shorter n-grams are alike where these are, so that chrF, a mean over six lengths,
+    is at least half of the trigrams' score.
+    """
     for name, text in source.items():
-        score = chrf(back.get(name, "").casefold(), text.casefold())
-        if score < (_LEAST_OPTION if len(name) == 1 else _LEAST_STEM):
+        wanted, said = text.casefold(), back.get(name, "").casefold()
+        if len(text) < _SHORT or _trigrams_alike(said, wanted) >= 2 * _LEAST:
+            continue
+        score = _chrf().sentence_score(said, [wanted]).score
+        if score < _LEAST:
             yield Reason("back-translation", name, f"chrF {score:.0f}: comes back as {back.get(name, '')[:60]!r}")
+
+
+@cache
+def _chrf() -> "CHRF":
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+def _trigrams_alike(hypothesis: str, reference: str) -> float:
+    """chrF of the trigrams alone (beta 2), 0 to 100."""
+    here, there = _trigrams(hypothesis), _trigrams(reference)
+    same = sum((here & there).values())
+    return 100 * 5 * same / (4 * there.total() + here.total()) if same else 0.0
+
+
+def _trigrams(text: str) -> Counter[str]:
+    plain = "".join(text.split())
+    return Counter(map("".join, zip(plain, plain[1:], plain[2:], strict=False)))

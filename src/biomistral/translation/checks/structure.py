@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from biomistral.translation.fields import Fields
 from biomistral.translation.reasons import Reason
 
-_ALIKE = 0.35
-"""By how much more an option must look like another's source than like its own (0 to 1) to have changed places with it."""
+_ALIKE_BACK, _ALIKE = 0.3, 0.7
+"""By how much more two options must look like each other's sources than like their own (0 to 2) to have changed places: by the
+translation back, and by the translation itself."""
 
 
 def options_of(fields: Fields) -> Fields:
@@ -47,7 +48,7 @@ def swapped(source: Fields, translated: Fields, back: Fields | None) -> Iterator
         for other in names[place + 1:]:
             own = _likeness(here[name], there[name]) + _likeness(here[other], there[other])
             crossed = _likeness(here[name], there[other]) + _likeness(here[other], there[name])
-            if crossed > own + 2 * _ALIKE:
+            if crossed > own + (_ALIKE if back is None else _ALIKE_BACK):
                 yield Reason("order", name, f"looks like the source's option {other}, and {other} like {name}: "
                              f"{translated[name][:40]!r}")
 
