@@ -324,8 +324,8 @@ def test_the_command_says_where_to_review(home, monkeypatch, capsys):
 def test_apertium_translates_line_by_line_and_translates_back(home):
     context = "The patient has pain.\n\n[10 mg] ^odd$ {signs} @here/there <b>bold</b> \\n.  " + "The heart is red. " * 300
     organs = question("organs", stem="Which organ stores the bile?", options=("Appendix", "Gallbladder", "Spleen"))
-    suite = bench(home, organs, *(question(f"q{number}", context=context, stem=f"Which nerve passes through hole {number} of the skull?")
-                          for number in range(3)))
+    stems = [f"Which nerve passes through hole {number} of the skull?" for number in range(3)]
+    suite = bench(home, organs, *(question(f"q{number}", context=context, stem=stem) for number, stem in enumerate(stems)))
     artifact = execute(TranslateSettings(engine="apertium", benchmark=suite, to="es"), home / "es", Machine(workers=2))
     texts = {one["id"]: one for one in to_review(home / "es").values()}
     found = [*sound(home / "es").values(), *texts.values()]

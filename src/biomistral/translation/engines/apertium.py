@@ -22,8 +22,8 @@ def make(translator: Translator, means: Means) -> "Apertium":
 
 
 class Apertium(TextEngine):
-    """The program with its language pairs, as Debian has them (``apt install apertium-eng-spa``). Words that it does not know stay
-    as they are, without a mark; the checks see what was not translated."""
+    """The program with its language pairs, as Debian has them (``apt install apertium-eng-spa``). Words that it does not know
+    stay as they are, without a mark; the checks see what was not translated."""
 
     def __init__(self, workers: int) -> None:
         """
@@ -64,7 +64,8 @@ def _batch(pair: str, texts: Sequence[str]) -> Iterator[str]:
         UserError: the program fails, or gives another number of lines.
     """
     asked = "\n;\n".join(" ".join(text.split()) for text in texts) + "\n"
-    done = subprocess.run(["apertium", "-u", "-n", "-f", "line", pair], input=asked.encode("utf-8", "replace"), capture_output=True)
+    command = ["apertium", "-u", "-n", "-f", "line", pair]
+    done = subprocess.run(command, input=asked.encode("utf-8", "replace"), capture_output=True)
     lines = done.stdout.decode("utf-8", "replace").split("\n")[:-1]
     if done.returncode or len(lines) != 2 * len(texts) - 1 or {*lines[1::2]} - {";"}:
         raise UserError(f"engine apertium, {pair}: {len(lines)} lines came back for {len(texts)} (exit code {done.returncode}): "
