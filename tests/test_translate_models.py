@@ -37,7 +37,7 @@ def home(tmp_path, monkeypatch):
 def translate(home, model, **changes):
     settings = TranslateSettings(**{"engine": "transformers", "model": str(model), "benchmark": str(home / "bench.parquet"),
                                     "to": "pt", "back_translation": False, **changes})
-    return execute(settings, home / "pt", Machine(device="cpu"))
+    return execute(settings, home / "pt", Machine(device="cpu", overwrite=True))
 
 
 def texts(home):
@@ -88,8 +88,7 @@ def test_a_language_that_the_model_has_not_is_refused_in_a_line(home):
 
 
 def test_nllb_begins_its_answer_with_the_language(home):
-    letters = sorted(set("".join(WORDS))) + ["▁"]
-    names = ["<s>", "<pad>", "</s>", "<unk>", *letters]
+    names = ["<s>", "<pad>", "</s>", "<unk>", *sorted(set("".join(WORDS))), "▁"]
     tokenizer = NllbTokenizer(vocab={word: number for number, word in enumerate(names)}, merges=[])
     tokenizer.save_pretrained(home / "nllb")
     asked = tokenizer.convert_tokens_to_ids("por_Latn")
@@ -123,3 +122,16 @@ def test_a_folder_without_a_model_and_one_without_template_are_refused_in_a_line
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="no chat template"):
         translate(home, folder)
+
+
+def test_a_converted_model_is_asked_by_ctranslate2(home):
+    pytest.importorskip("ctranslate2")
+    from ctranslate2.converters import TransformersConverter
+
+    t5(home / "madlad", ["<2en>", "<2pt>"])
+    TransformersConverter(str(home / "madlad"), copy_files=["tokenizer.json", "tokenizer_config.json"]).convert(str(home / "ct"))
+    artifact = translate(home, home / "ct", engine="ctranslate2")
+    assert all(word in WORDS for text in texts(home) for word in text.split())
+    assert artifact.manifest["facts"]["translation"]["engines"][0]["engine"] == "ctranslate2"
+    with pytest.raises(UserError, match=r"no model\.bin"):
+        translate(home, home / "madlad", engine="ctranslate2", seed=1)
