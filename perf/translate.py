@@ -2,9 +2,9 @@
 
     python perf/translate.py [--questions 4000]
 
-The tests' server in another process takes ten seconds for each request, so that it answers 100 a second when all 1,000 are kept in flight, and
-counts what it answers. Reported: requests a second against that, CPU milliseconds a request here, what was lost, what was
-answered twice. Written to results/translate_api.json.
+The tests' server in another process takes ten seconds for each request, so that it answers 100 a second when 1,000 are in flight
+all the time, and counts what it answers. Reported: seconds against those of a server always full, CPU milliseconds a request
+here, what was lost, what was answered twice. Written to results/translate_api.json.
 """
 
 import argparse
