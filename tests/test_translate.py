@@ -1,5 +1,6 @@
 """Translation through its door without a server: imported and local translations, review and edits, the memory, sentences."""
 
+import html
 import json
 import re
 import shutil
@@ -216,6 +217,33 @@ def test_lines_that_are_no_edits_are_refused_with_their_number(home, text, said)
     with pytest.raises(UserError, match=said):
         imported(bench(home, question()), lines(home / "a.jsonl", [row()]), home / "pt", edits=str(home / "edits.jsonl"),
                  editor="Ana")
+
+
+SAVE = """<script>addEventListener("load", async () => {
+URL.createObjectURL = blob => { blob.text().then(text => { document.title = text; }); return "#"; };
+HTMLAnchorElement.prototype.click = () => null;
+const cell = document.querySelector('[data-field="stem"]');
+cell.textContent = "%s"; cell.dispatchEvent(new Event("input")); document.getElementById("save").click(); });</script>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_pages_button_saves_what_comes_in_again(home):
+    suite, others = bench(home, question(), question("q2")), lines(home / "a.jsonl", [row(stem=STEM), row("q2", stem=STEM)])
+    imported(suite, others, home / "pt")
+    page = (home / "pt" / "review.html").read_text(encoding="utf-8")
+    (home / "page.html").write_text(page.replace("</body>", SAVE % TRANSLATED + "</body>"), encoding="utf-8")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync", "--virtual-time-budget=4000",
+               "--enable-logging=stderr", f"--user-data-dir={home / 'profile'}", "--dump-dom", (home / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "Uncaught" not in done.stderr
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title
+    assert len(title[1].splitlines()) == 1, "only what was edited"
+    (home / "edits.jsonl").write_text(html.unescape(title[1]) + "\n", encoding="utf-8")
+    imported(suite, others, home / "mended", edits=str(home / "edits.jsonl"), editor="Ana")
+    assert [(one["id"], one["stem"]) for one in sound(home / "mended").values()] == [("q1", TRANSLATED)]
+    assert list(to_review(home / "mended")) == ["q2"]
 
 
 # ---- sentences ------------------------------------------------------------------------------------------------------
