@@ -11,7 +11,7 @@ from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.place import find
 from biomistral.errors import UserError
 from biomistral.evaluation.answered import Answered
-from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
+from biomistral.evaluation.api.asks import Ask, AskId, Served, asks_of, requests_of
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server
@@ -43,12 +43,12 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
         journal.close()
     name = settings.name or settings.model
     # what is too long behind one shot set is left out of all, so that these compare
-    long = {(ask.id[0], ask.question.id) for ask in sitting.asks if ask.id in server.long}
-    answered = [ask for ask in sitting.asks if (ask.id[0], ask.question.id) not in long]
+    long = {(ask.id[0], ask.question.identity) for ask in sitting.asks if ask.id in server.long}
+    answered = [ask for ask in sitting.asks if (ask.id[0], ask.question.identity) not in long]
     rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
     letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
-    left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id) for ask in sitting.asks
-                                  if (ask.id[0], ask.question.id) in long for protocol in ask.protocols))
+    left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id, ask.question.language) for ask in sitting.asks
+                                  if (ask.id[0], ask.question.identity) in long for protocol in ask.protocols))
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
              "quantization": None, "url": place.url, "served": settings.model}
     asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
@@ -69,7 +69,7 @@ class _Sitting:
         return [self.server.journal.entries[request.key]
                 for request in requests_of(ask, self.server.served, self.tops[ask.route])]
 
-    def ask(self) -> set[tuple[str, int, str, int]]:
+    def ask(self) -> set[AskId]:
         """Have everything answered; returns the ids of those asked in words, none of whose letters is among the likeliest
         tokens."""
         for route, top in self.tops.items():
