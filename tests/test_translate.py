@@ -123,7 +123,8 @@ def test_a_translation_without_id_and_one_that_is_there_twice_are_refused_in_a_l
 
 
 @pytest.mark.parametrize(("changes", "said"), [
-    ({"to": "Portuguese"}, "did you mean 'pt'"), ({"to": "pt-BR"}, "did you mean 'pt'"), ({"to": "xx"}, "not a code"),
+    ({"to": "Portuguese"}, "did you mean 'pt'"), ({"to": "Portugese"}, "did you mean 'pt'"),
+    ({"to": "pt-BR"}, "did you mean 'pt'"), ({"to": "xx"}, "not a code"),
     ({"engine": "api"}, "needs a model"), ({"translations": None}, "needs a translations"), ({"url": "http://x"}, "takes no url"),
     ({"edits": "e.jsonl"}, "editor"), ({"second": {"engine": "transformers"}}, "needs a model")])
 def test_settings_that_cannot_be_meant_are_refused(changes, said):

@@ -1,5 +1,6 @@
 """Languages by their ISO 639-1 code, and what engines call them."""
 
+import difflib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ def language(code: str) -> Language:
     if code in known():
         return known()[code]
     named = {one.name.lower(): one.code for one in known().values()} | {one.three: one.code for one in known().values()}
-    meant = named.get(code.lower()) or code.lower().replace("_", "-").partition("-")[0]
+    close = difflib.get_close_matches(code.lower(), named, n=1, cutoff=0.75)
+    meant = named[close[0]] if close else code.lower().replace("_", "-").partition("-")[0]
     hint = f"; did you mean '{meant}'?" if meant in known() else nearest(code, known())
     raise UserError(f"language '{code}': not a code that is known (ISO 639-1){hint}")
