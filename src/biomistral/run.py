@@ -20,6 +20,7 @@ KINDS = {
     "model": "biomistral.models.settings:ModelSettings",
     "benchmark": "biomistral.benchmarks.settings:BenchmarkSettings",
     "questions": "biomistral.benchmarks.settings:OwnQuestionsSettings",
+    "translate": "biomistral.translation.settings:TranslateSettings",
     "corpus": "biomistral.corpus.settings:CorpusSettings",
     "pretrain": "biomistral.training.settings:PretrainSettings",
     "finetune": "biomistral.training.settings:FinetuneSettings",

@@ -23,6 +23,7 @@ from biomistral.cli.common import (
     IgnoreMemory,
     Json,
     LogTo,
+    TranslationCache,
     Workers,
     add_stage,
     emit,
@@ -103,6 +104,13 @@ def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
         print(f"open {(out / 'index.html').absolute().as_uri()}")
 
 
+def _run_translation(settings: StageSettings, out: Path, **common: Any) -> None:
+    common["requests"] = requests_in(common)
+    run_stage(settings, out, **common)
+    if not common["as_json"]:
+        print(f"to review: {(out / 'review.html').absolute().as_uri()}")
+
+
 def run_command(
     recipe: Annotated[Path, typer.Argument(help="recipe file, e.g. recipes/quickstart.yaml")],
     out: Annotated[Path | None, typer.Option("--out", help="folder of the run (default: runs/NAME)")] = None,
@@ -132,6 +140,8 @@ add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")
 _TRAINING = [*COMMON, parameter("log_to", LogTo, ()), parameter("ignore_memory", IgnoreMemory, False)]
+add_stage(benchmark_app, "translate", "translate", _run_translation,
+          common=[*COMMON, parameter("cache", TranslationCache, ""), *REQUESTS])
 add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
 add_quantize(app)

@@ -25,6 +25,8 @@ IgnoreMemory = Annotated[bool, typer.Option(
     "--ignore-memory", help="train even where the plan needs more memory than there is")]
 Cache = Annotated[str, typer.Option(
     "--cache", help="folder in which answers are kept and found again, by the hashes of weights and prompts; never by name")]
+TranslationCache = Annotated[str, typer.Option(
+    "--cache", help="folder in which translations are kept and found again (default: the user's cache folder)")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace another finished artifact that lies in --out")]
 
 

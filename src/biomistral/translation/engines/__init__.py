@@ -1,0 +1,1 @@
+"""Who can translate, each behind the same interface."""

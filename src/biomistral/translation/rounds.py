@@ -1,0 +1,114 @@
+"""Translate, check, and ask again for what is not sound: in other words, then of the next engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from biomistral.progress import log
+from biomistral.records import Question
+from biomistral.translation.checks.every import find_faults
+from biomistral.translation.checks.structure import missing
+from biomistral.translation.desk import Desk, Order
+from biomistral.translation.engine import Engine
+from biomistral.translation.fields import Fields, fields_of
+from biomistral.translation.reasons import Reason
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One translation of a question: its fields, those translated back (None: nobody did), why it is not sound, who made it."""
+
+    fields: Fields
+    back: Fields | None
+    reasons: tuple[Reason, ...]
+    about: dict[str, Any]
+
+
+def empties(fields: Fields) -> list[Reason]:
+    """Texts of white space, which no question can have."""
+    return [Reason("empty", name, "is nothing but white space") for name, text in fields.items() if not text.strip()]
+
+
+@dataclass
+class Job:
+    """A question on its way; ``best`` is the attempt with the fewest reasons, the first of equals."""
+
+    question: Question
+    best: Attempt | None = None
+    last: tuple[Reason, ...] = ()
+    tries: int = 0
+
+    @property
+    def source(self) -> Fields:
+        return fields_of(self.question)
+
+    @property
+    def sound(self) -> bool:
+        return self.best is not None and not self.best.reasons
+
+    def take(self, attempt: Attempt) -> None:
+        self.tries += 1
+        self.last = attempt.reasons
+        if self.best is None or len(attempt.reasons) < len(self.best.reasons):
+            self.best = attempt
+
+
+@dataclass
+class Rounds:
+    """``forward``: who translates, one after the other; ``back``: who translates back, if anybody."""
+
+    desk: Desk
+    forward: Sequence[Engine]
+    back: Engine | None
+    language: str
+    attempts: int
+    account: list[dict[str, Any]] = field(default_factory=list)
+    """A row a round: engine, wording, how many were asked for and how many of them became sound."""
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """
+        Raises:
+            UserError: an engine cannot be used, or the budget is reached; what was translated is remembered.
+        """
+        for engine in self.forward:
+            for wording in range(self.attempts if engine.rewords else 1):
+                asked = [job for job in jobs if not job.sound]
+                if not asked:
+                    return
+                self._round(engine, wording, asked)
+
+    def _round(self, engine: Engine, wording: int, jobs: Sequence[Job]) -> None:
+        drafts = self.desk.translate(engine, [self._order(job, wording) for job in jobs])
+        backs = self._backwards(jobs, [fields for fields, _ in drafts])
+        for job, (fields, faults), back in zip(jobs, drafts, backs, strict=True):
+            about = {"engine": engine.identity["engine"], "model": engine.identity.get("model"), "attempt": wording + 1,
+                     "from": job.question.language}
+            job.take(Attempt(fields, back, tuple(self._judged(job, fields, faults, back)), about))
+        sound = sum(job.sound for job in jobs)
+        name = engine.identity["engine"]
+        self.account.append({"engine": name, "model": engine.identity.get("model"), "attempt": wording + 1, "asked": len(jobs),
+                             "sound": sound})
+        log.info("%s%s: %d of %d sound", name, f", attempt {wording + 1}" if wording else "", sound, len(jobs))
+
+    def _order(self, job: Job, wording: int) -> Order:
+        told = tuple(f"{reason.field or 'reply'}: {reason.check}: {reason.detail}" for reason in job.last) if wording else ()
+        return Order((job.question.task, job.question.id), job.source, job.question.language, self.language, wording, told)
+
+    def _judged(self, job: Job, fields: Fields, faults: Sequence[Reason], back: Fields | None) -> list[Reason]:
+        """What is wrong with the answer itself, and with what could be read of it."""
+        faults = [*faults, *empties(fields)]
+        known = {(fault.check, fault.field) for fault in faults}
+        checked = find_faults(job.source, fields, self.language, back, job.question.language)
+        return [*faults, *(reason for reason in checked if (reason.check, reason.field) not in known)]
+
+    def _backwards(self, jobs: Sequence[Job], drafts: Sequence[Fields]) -> list[Fields | None]:
+        """Each whole draft in the language it came from; None where that could not be had."""
+        whole = [number for number, (job, fields) in enumerate(zip(jobs, drafts, strict=True))
+                 if not list(missing(job.source, fields))]
+        backs: list[Fields | None] = [None] * len(drafts)
+        if self.back is not None and whole:
+            orders = [Order((jobs[number].question.task, jobs[number].question.id), drafts[number], self.language,
+                            jobs[number].question.language) for number in whole]
+            for number, (fields, _) in zip(whole, self.desk.translate(self.back, orders), strict=True):
+                backs[number] = fields if fields.keys() == drafts[number].keys() else None
+        return backs
