@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from biomistral.models.quantized.dequantise import Scratch
 from biomistral.scoring.lean.native import attention_space, has_tiles, run
 from biomistral.scoring.lean.recognise import Norm, Parts
+from biomistral.scoring.lean.sharing import share
 from biomistral.scoring.lean.store import PassingStore, Store
 
 
@@ -46,6 +47,10 @@ class Current:
 
     def rows(self, purpose: str, count: int, width: int) -> Tensor:
         return self.scratch.take(purpose, torch.bfloat16, count * width).view(count, width)
+
+
+FEWEST = 64
+"""Rows of a loop that are worth a thread."""
 
 
 class Product:
@@ -96,29 +101,46 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
             self._place(self.qkv(normal), count, now, start, queries[start:], keys[row:], values[row:])
         mixed = self.current.rows("mixed", len(rows), mine)
         room = (now.longest + 63) // 64 * 64 + 16
-        spare = self.current.scratch.take("attention", torch.float32, attention_space(room, self.width))
-        run(self.attend, queries, keys, values, len(keys), mixed, len(rows), now.starts, len(now.kept), now.places, now.ends,
-            now.kept, 0, len(now.kept), self.heads, self.groups, self.width, self.window, self.scale, room, spare)
+
+        def attend(first: int, last: int) -> None:
+            spare = self.current.scratch.take("attention", torch.float32, attention_space(room, self.width))
+            run(self.attend, queries, keys, values, len(keys), mixed, len(rows), now.starts, len(now.kept), now.places, now.ends,
+                now.kept, first, last, self.heads, self.groups, self.width, self.window, self.scale, room, spare)
+
+        share(len(now.kept), 1, attend)
         return mixed
 
     def _place(self, projected: Tensor, count: int, now: Pass, start: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
         gains = self.head_norms or (None, None)
         query_gain, key_gain = (now.cosines if norm is None else norm.gain for norm in gains)
-        run("place", projected, count, self.heads, self.heads // self.groups, self.width, now.cosines[start:], now.sines[start:],
-            now.cosines.shape[1], query_gain, key_gain, int(self.head_norms is not None),
-            self.head_norms[0].epsilon if self.head_norms else 0.0, queries, keys, values, self._spare(self.width))
+
+        def place(first: int, last: int) -> None:
+            run("place", projected[first:], last - first, self.heads, self.heads // self.groups, self.width,
+                now.cosines[start + first:], now.sines[start + first:], now.cosines.shape[1], query_gain, key_gain,
+                int(self.head_norms is not None), self.head_norms[0].epsilon if self.head_norms else 0.0, queries[first:],
+                keys[first:], values[first:], self._spare(self.width))
+
+        share(count, FEWEST, place)
 
     def _gated(self, rows: Tensor, mixed: Tensor) -> None:
         normal = self._normal(rows, self.out(mixed), self.norms[1])
-        gated = self.current.rows("gated", len(rows), self.gate_up.width // 2)
-        run("gate", self.gate_up(normal), self.gate_up.width // 2, self.activation, gated, len(rows))
+        both, gated = self.gate_up(normal), self.current.rows("gated", len(rows), self.gate_up.width // 2)
+
+        def gate(first: int, last: int) -> None:
+            run("gate", both[first:], self.gate_up.width // 2, self.activation, gated[first:], last - first)
+
+        share(len(rows), FEWEST, gate)
         rows.add_(self.down(gated))
 
     def _normal(self, rows: Tensor, addend: Tensor | None, norm: Norm) -> Tensor:
         """The norm of rows, to which ``addend`` is added first."""
-        normal = self.current.rows("normal", len(rows), rows.shape[1])
-        run("normalise", rows, rows if addend is None else addend, int(addend is not None), norm.gain, rows.shape[1],
-            norm.epsilon, normal, len(rows), self._spare(rows.shape[1]))
+        normal, added = self.current.rows("normal", len(rows), rows.shape[1]), rows if addend is None else addend
+
+        def normalise(first: int, last: int) -> None:
+            run("normalise", rows[first:], added[first:], int(addend is not None), norm.gain, rows.shape[1], norm.epsilon,
+                normal[first:], last - first, self._spare(rows.shape[1]))
+
+        share(len(rows), FEWEST, normalise)
         return normal
 
     def _spare(self, size: int) -> Tensor:
