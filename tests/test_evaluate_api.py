@@ -81,6 +81,10 @@ def run(place, bench, out, protocols, use=None, **changes):
     return list(read_rows(out / "answers.parquet")), json.loads((out / "results.json").read_text())
 
 
+def facts(folder):
+    return json.loads((folder / "manifest.json").read_text())["facts"]["asked"]
+
+
 def without_seconds(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
@@ -252,7 +256,7 @@ def test_money(serve, bench, tmp_path, caplog):
         run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "max_cost": 1})
     assert "8 requests, about" in caplog.text
     assert "may cost 0.0" in caplog.text
-    asked = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["asked"]
+    asked = facts(tmp_path / "out")
     assert asked["cost"] == pytest.approx((10 * asked["prompt_tokens"] + 20 * 8) / 1e6)
     with pytest.raises(UserError, match="max_cost needs price_in and price_out"):
         parse(Machine, {"requests": {"max_cost": 5}})
@@ -267,7 +271,7 @@ def test_killed_it_goes_on_and_pays_for_nothing_twice(serve, bench, tmp_path):
                 "Machine(requests={'concurrency': 1}))")
         process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
         for _ in range(3000):
-            kept = [file for file in tmp_path.glob(".cut.*.partial/parts/answers.jsonl") if file.read_bytes().count(b"\n") >= 3]
+            kept = [file for file in tmp_path.glob(".cut.*.partial/parts/answers.jsonl") if file.read_bytes().count(b"\n") >= 6]
             if kept or process.poll() is not None:
                 break
             time.sleep(0.01)
@@ -275,13 +279,45 @@ def test_killed_it_goes_on_and_pays_for_nothing_twice(serve, bench, tmp_path):
         process.wait()
         with kept[0].open("a") as file:
             file.write('{"key": "cut in the mid')
-        lines = kept[0].read_text().splitlines()[:-1]
-        rows, _ = run(place, bench, tmp_path / "cut", ["letters-0shot"])
-        again = {json.loads(line)["seconds"] for line in lines}
-        assert again <= {row["seconds"] for row in rows}
+        lines = list(map(json.loads, kept[0].read_text().splitlines()[:-1]))
+        asked_before = len(place.log()["times"])
+        prices = {"price_in": 10.0, "price_out": 20.0}
+        rows, _ = run(place, bench, tmp_path / "cut", ["letters-0shot"], prices)
+        assert {line["seconds"] for line in lines if "seconds" in line} <= {row["seconds"] for row in rows}
         assert len(place.asked_twice()) <= 1  # what was on its way when it was killed
         straight, _ = run(place, bench, tmp_path / "straight", ["letters-0shot"])
     assert without_seconds(rows) == without_seconds(straight)
+    sent = [line for line in lines if line.get("word") == "sent"]
+    lost = len(sent) - sum("seconds" in line for line in lines)
+    asked = facts(tmp_path / "cut")
+    assert 0 <= lost <= 1
+    assert asked_before <= len(sent)  # a request is noted before it goes out
+    assert (asked["unanswered"], asked["requests"]) == (lost, 8)
+    most = sent[-1]["tokens"] if lost else [0, 0]
+    assert asked["unanswered_cost"] == pytest.approx((10 * most[0] + 20 * most[1]) / 1e6)
+    assert asked["cost"] == pytest.approx(facts(tmp_path / "straight")["prompt_tokens"] * 1e-5 + 8 * 2e-5 + asked["unanswered_cost"])
+
+
+def test_what_lost_answers_may_have_cost_is_counted_after_a_resume(serve, bench, tmp_path, caplog):
+    """Each answer of the first run is lost on its way, and it may send a request but once; the next one knows what that cost."""
+    caplog.set_level("INFO", "biomistral")
+    prices = {"price_in": 10.0, "price_out": 20.0, "concurrency": 3}
+    with serve(faults=["drop"]) as place:
+        with pytest.raises(UserError, match="1 times in a row"):
+            run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "tries": 1})
+        lines = [json.loads(line) for path in tmp_path.glob(".out.*.partial/parts/*.jsonl") for line in path.open()]
+        lost = [line["tokens"] for line in lines if line["word"] == "lost"]
+        cost = sum(10 * into + 20 * out for into, out in lost) / 1e6
+        assert 1 <= len(lost) <= 3
+        with pytest.raises(UserError, match=rf"--max-cost {cost:g}: .*and {cost:.4g} is spent"):
+            run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "max_cost": float(f"{cost:g}")})
+        run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "tries": 3})
+        run(place, bench, tmp_path / "all", ["letters-0shot"], {**prices, "tries": 3})
+    asked, straight = facts(tmp_path / "out"), facts(tmp_path / "all")
+    assert asked["unanswered"] == 8  # those of the first run, and of what it did not come to
+    assert straight["unanswered"] == 0
+    assert asked["cost"] == pytest.approx(straight["cost"] + asked["unanswered_cost"])
+    assert "8 answers never came, for which a server may have charged" in caplog.text
 
 
 @pytest.mark.parametrize(("changes", "message"), [

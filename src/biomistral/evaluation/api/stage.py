@@ -15,6 +15,7 @@ from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server
+from biomistral.progress import log
 from biomistral.recipe import canonical_hash
 from biomistral.records import Question
 
@@ -36,11 +37,15 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     try:
         served = Served(settings.model, {name: json.loads(value) for name, value in settings.body.items()})
         server = Server(place, served, use, account, journal, settings.too_long == "drop")
+        if journal.open:
+            log.info("%s: %d requests of an earlier run had no answer when it was cut off; they count as spent with their estimates",
+                     place.url, journal.open)
         server.estimate(asks, settings.top_logprobs)
         sitting, notes = _begin(server, asks, settings.top_logprobs)
         in_words = sitting.ask()
     finally:
         journal.close()
+    log.info("%s: %s", place.url, account.said())
     name = settings.name or settings.model
     # what is too long behind one shot set is left out of all, so that these compare
     long = {(ask.id[0], ask.question.id) for ask in sitting.asks if ask.id in server.long}
@@ -52,7 +57,8 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
              "quantization": None, "url": place.url, "served": settings.model}
     asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
-             "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None}
+             "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None,
+             "unanswered": account.unanswered, "unanswered_cost": account.unanswered_cost if account.priced else None}
     return Answered(facts, rows, left_out, notes + letter_notes(letters, sitting.tops), {"asked": asked})
 
 
