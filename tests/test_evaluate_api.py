@@ -18,12 +18,12 @@ from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.evaluation.summary import summarise
-from biomistral.recipe import Machine, parse
+from biomistral.recipe import Machine, canonical_hash, parse
 from biomistral.records import Question, read_rows, write_questions
 from biomistral.reporting.results import read_results
 from biomistral.run import execute
 from biomistral.scoring.extract import extract
-from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, in_words
+from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, choose_shots, in_words
 from completions_server import scores
 
 LETTERED = ["letters-0shot", "chat-0shot"]
@@ -246,6 +246,35 @@ def test_prompts_too_long_for_the_server_are_left_out(serve, bench, tmp_path):
     assert "2 prompts are longer than the model reads" in " ".join(results["warnings"])
 
 
+@pytest.mark.parametrize("permutations", [1, 2])
+def test_prompts_too_long_for_the_server_get_as_many_shots_as_fit(serve, bench, tmp_path, permutations):
+    questions = make_questions()
+    shots = {shot_set: choose_shots(questions, "t", PROTOCOLS["letters-3shot"], shot_set, 0, "test") for shot_set in range(2)}
+
+    def length(question, own):
+        return len(build_prompt(question, own, PROTOCOLS["letters-3shot"]))
+
+    longest = length(questions[6], shots[0][:2])  # most have room for 2, 1 or no shots, the last not even alone
+    long = Question(id="long", task="t", stem="heart " * 200, options=("fever", "cough"), answer="A")
+    write_questions(tmp_path / "q.parquet", [*questions, long])
+    with serve(longest=longest) as place:
+        rows, results = run(place, tmp_path / "q.parquet", tmp_path / "out", ["letters-3shot"], shot_sets=2,
+                            too_long="fewer-shots", permutations=permutations)
+    assert {tuple(one) for one in results["left_out"]} == {("letters-3shot", shot_set, "long") for shot_set in (0, 1)}
+    by_id = {question.id: question for question in questions}
+    for row in rows:
+        own = shots[row["shot_set"]]
+        fitting = next(count for count in (3, 2, 1, 0) if length(by_id[row["question"]], own[:count]) <= longest)
+        assert row["shots"] == fitting
+        if not row["permutation"]:
+            prompt = build_prompt(by_id[row["question"]], own[:fitting], PROTOCOLS["letters-3shot"])
+            assert row["prompt_hash"] == canonical_hash([prompt, *by_id[row["question"]].options])[:16]
+    assert len(rows) == 8 * 2 * permutations
+    assert len({row["shots"] for row in rows}) > 1
+    fewer = sum(row["shots"] < 3 for row in rows)
+    assert f"{fewer} prompts were longer than the model reads and got fewer shots" in " ".join(results["warnings"])
+
+
 def test_money(serve, bench, tmp_path, caplog):
     caplog.set_level("INFO", "biomistral")
     prices = {"price_in": 10.0, "price_out": 20.0}
@@ -295,7 +324,8 @@ def test_killed_it_goes_on_and_pays_for_nothing_twice(serve, bench, tmp_path):
     assert (asked["unanswered"], asked["requests"]) == (lost, 8)
     most = sent[-1]["tokens"] if lost else [0, 0]
     assert asked["unanswered_cost"] == pytest.approx((10 * most[0] + 20 * most[1]) / 1e6)
-    assert asked["cost"] == pytest.approx(facts(tmp_path / "straight")["prompt_tokens"] * 1e-5 + 8 * 2e-5 + asked["unanswered_cost"])
+    answered = facts(tmp_path / "straight")["prompt_tokens"] * 1e-5 + 8 * 2e-5
+    assert asked["cost"] == pytest.approx(answered + asked["unanswered_cost"])
 
 
 def test_what_lost_answers_may_have_cost_is_counted_after_a_resume(serve, bench, tmp_path, caplog):
@@ -323,7 +353,6 @@ def test_what_lost_answers_may_have_cost_is_counted_after_a_resume(serve, bench,
 @pytest.mark.parametrize(("changes", "message"), [
     ({"url": ""}, "engine api needs a url"),
     ({"engine": "local"}, "a url is for engine api"),
-    ({"too_long": "fewer-shots"}, "needs the model's tokenizer"),
 ])
 def test_settings_that_do_not_fit(bench, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,5 @@
-"""What a server was sent and has answered, a line each, written as it comes: what was cut off goes on there and pays nothing twice."""
+"""What a server was sent and what it answered, a line each, written as it comes: what was cut off goes on there and pays for
+nothing twice."""
 
 import json
 from pathlib import Path
