@@ -15,6 +15,7 @@ from biomistral.benchmarks.published import bioinstructqa, files
 from biomistral.benchmarks.published.files import DataFile, data_files
 from biomistral.benchmarks.settings import BenchmarkSettings
 from biomistral.errors import UserError
+from biomistral.evaluation.translations import read_together
 from biomistral.recipe import parse
 from biomistral.records import read_questions
 from biomistral.run import execute
@@ -73,6 +74,10 @@ def test_a_translated_test_beside_english_shots(tmp_path: Path) -> None:
     asked = next(question for question in questions if question.id == "pubmedqa/test/PubMedQA_0")
     assert (asked.stem, asked.options, asked.context) == (
         "Qu'est-ce que « What is 0? » ?", ("fièvre", "toux"), "Contexte. Méthodes.")
+    build(tmp_path / "data.zip", tmp_path / "english")
+    together = read_together(tmp_path / "english", [tmp_path / "out"], "test")
+    assert together.about[0] | {"key": ""} == {"name": "out", "key": "", "languages": ["fr"], "questions": 20, "without_twin": 0,
+                                              "translated_by": ["openai gpt-3.5-turbo"]}
     with zipfile.ZipFile(tmp_path / "data.zip") as archive:
         archive.extractall(tmp_path / "folder")
     (tmp_path / "folder" / "__MACOSX" / "base" / "._overall_test+prompt.json").unlink()
@@ -85,7 +90,7 @@ def test_a_language_that_is_not_there(tmp_path: Path) -> None:
         build(release(tmp_path / "data.zip"), tmp_path / "out", "de")
     with pytest.raises(UserError, match=r"language 'en': .* have a test in none"):
         bioinstructqa.of_language([], "en")
-    with pytest.raises(UserError, match="only those of bioinstructqa are translated"):
+    with pytest.raises(UserError, match="only those of bioinstructqa, mmmlu and global_mmlu are"):
         parse(BenchmarkSettings, {"suite": "mmlu_medical", "files": ["x"], "language": "fr"}, "recipe")
 
 

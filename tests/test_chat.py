@@ -286,3 +286,13 @@ def test_the_command_reads_a_pipe(folder: Path, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert saved["turns"][1]["content"] in done.stdout
     assert math.isfinite(len(saved["turns"]))
+
+
+def test_whoever_waits_hears_of_a_bug_and_so_does_whoever_comes_later(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = load(folder, device="cpu", dtype="float32")
+    monkeypatch.setattr("biomistral.chat.speaker.threading.excepthook", lambda args: None)
+    monkeypatch.setattr("biomistral.chat.rows.Rows.step", lambda *args: 1 // 0)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="thread"):
+            list(broken.speaker.say(Ask([1, 5, 6], 4)))
+    broken.speaker.close()

@@ -58,6 +58,21 @@ def test_scores_with_and_without_what_stands_in_the_corpus(place: Path) -> None:
     assert found["protocols"]["cloze-sum"]["without those in the corpus"]["n"] == 3
 
 
+def test_a_question_that_stands_there_in_one_language_counts_in_all(place: Path, tmp_path: Path) -> None:
+    """English and French swapped: what the corpus holds is the translation of what was asked first."""
+    english = [Question(id=name, task="t", stem=f"A question {name}?", options=("fever", "cough"), answer="A") for name in TEXTS]
+    write_questions(tmp_path / "en.parquet", english)
+    french = [one.model_copy(update={"language": "fr", "stem": TEXTS[one.id]}) for one in english]
+    write_questions(tmp_path / "fr.parquet", french)
+    settings = {"model": str(place / "pico"), "benchmark": str(tmp_path / "en.parquet"), "protocols": ["cloze-sum"],
+                "translations": [str(tmp_path / "fr.parquet")]}
+    execute(parse(EvaluateSettings, settings), tmp_path / "results")
+    found = contamination(tmp_path / "results", place / "dirty")
+    assert found["standing"] == {"second": ["holds", "too"]}
+    assert {name: one["n"] for name, one in found["protocols"]["cloze-sum"].items()} == {
+        "all": 6, "without those in the corpus": 4, "those in the corpus": 2}
+
+
 def test_a_clean_corpus_says_what_was_taken_out(place: Path) -> None:
     found = contamination(place / "results", place / "clean")
     assert found["standing"] == {}

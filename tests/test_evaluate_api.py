@@ -260,7 +260,7 @@ def test_prompts_too_long_for_the_server_get_as_many_shots_as_fit(serve, bench, 
     with serve(longest=longest) as place:
         rows, results = run(place, tmp_path / "q.parquet", tmp_path / "out", ["letters-3shot"], shot_sets=2,
                             too_long="fewer-shots", permutations=permutations)
-    assert {tuple(one) for one in results["left_out"]} == {("letters-3shot", shot_set, "long") for shot_set in (0, 1)}
+    assert {tuple(one) for one in results["left_out"]} == {("letters-3shot", shot_set, "long", "en") for shot_set in (0, 1)}
     by_id = {question.id: question for question in questions}
     for row in rows:
         own = shots[row["shot_set"]]
@@ -273,6 +273,25 @@ def test_prompts_too_long_for_the_server_get_as_many_shots_as_fit(serve, bench, 
     assert len({row["shots"] for row in rows}) > 1
     fewer = sum(row["shots"] < 3 for row in rows)
     assert f"{fewer} prompts were longer than the model reads and got fewer shots" in " ".join(results["warnings"])
+
+
+def test_translations_have_answers_of_their_own(serve, bench, tmp_path):
+    """Ids are the same in both languages: nothing is taken for something else, not even what is left out."""
+    french = [one.model_copy(update={"language": "fr", "stem": one.stem.replace("What is", "Qu'est-ce que")})
+              for one in make_questions() if one.split == "test"]
+    write_questions(tmp_path / "fr.parquet", french)
+    lengths = sorted(len(build_prompt(question, [], PROTOCOLS["letters-0shot"])) for question in make_questions()[4:])
+    more = {"translations": [str(tmp_path / "fr.parquet")], "too_long": "drop"}
+    with serve(longest=lengths[-1]) as place:
+        rows, results = run(place, bench, tmp_path / "out", ["letters-0shot"], **more)
+        assert place.asked_twice() == []
+    assert results["left_out"] == [["letters-0shot", 0, "q11", "fr"]]
+    assert {(row["language"], row["question"]) for row in rows} == {
+        (language, f"q{number}") for language in ("en", "fr") for number in range(4, 12)} - {("fr", "q11")}
+    assert len({row["prompt_hash"] for row in rows}) == len(rows) == 15
+    languages = results["protocols"]["letters-0shot"]["languages"]
+    assert (languages["fr"]["gap"]["overall"]["n"], results["fertility"]) == (7, None)
+    assert read_results(tmp_path / "out").runs["letters-0shot"].summary.languages["en"].overall.n == 8
 
 
 def test_money(serve, bench, tmp_path, caplog):

@@ -73,4 +73,4 @@ def test_what_it_cannot_do_is_said(place, url, tmp_path):
     with pytest.raises(UserError, match=r"^question 'long': .* refuses it under letters-0shot: .*context size"):
         execute(EvaluateSettings(**long), tmp_path / "no")
     execute(EvaluateSettings(**long, too_long="drop"), tmp_path / "dropped")
-    assert json.loads((tmp_path / "dropped" / "results.json").read_text())["left_out"] == [["letters-0shot", 0, "long"]]
+    assert json.loads((tmp_path / "dropped" / "results.json").read_text())["left_out"] == [["letters-0shot", 0, "long", "en"]]

@@ -5,6 +5,7 @@ import pytest
 from biomistral.errors import UserError
 from biomistral.records import Question
 from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, choose_shots, cloze_continuations
+from biomistral.scoring.scaffold import SCAFFOLDS, with_own_words
 
 FEVER = Question(id="q1", task="anatomy", stem="  Where is the\npulse felt? ", options=("wrist ", "hair"), answer="A")
 HEART = Question(id="s1", task="anatomy", stem="What beats?", options=("heart", "bone"), answer="A", split="dev")
@@ -31,6 +32,53 @@ def test_letters_with_context():
     assert build_prompt(PUBMED, [], PROTOCOLS["letters-0shot"]) == (
         "The following are multiple choice questions (with answers) about medical knowledge. \n We asked. We saw. \n "
         "**Question:** Does it help? \n (A) yes \n (B) no \n (C) maybe \n **Answer:**(")
+
+
+ASKED = {
+    "en": "The following are multiple choice questions (with answers) about medical knowledge. \n **Question:** {} "
+          "**Answer:**(",
+    "ar": "فيما يلي أسئلة اختيار من متعدد (مع الإجابات) حول المعرفة الطبية. \n **السؤال:** {} **الإجابة:**(",
+    "de": "Es folgen Multiple-Choice-Fragen (mit Antworten) zu medizinischem Wissen. \n **Frage:** {} **Antwort:**(",
+    "es": "Las siguientes son preguntas de opción múltiple (con respuestas) sobre conocimientos médicos. \n **Pregunta:** {} "
+          "**Respuesta:**(",
+    "fr": "Voici des questions à choix multiples (avec réponses) sur les connaissances médicales. \n **Question:** {} "
+          "**Réponse:**(",
+    "hi": "निम्नलिखित चिकित्सा ज्ञान के बहुविकल्पीय प्रश्न (उत्तर सहित) हैं। \n **प्रश्न:** {} "
+          "**उत्तर:**(",
+    "it": "Le seguenti sono domande a scelta multipla (con risposte) sulle conoscenze mediche. \n **Domanda:** {} **Risposta:**(",
+    "pt": "A seguir estão perguntas de múltipla escolha (com respostas) sobre conhecimentos médicos. \n **Pergunta:** {} "
+          "**Resposta:**(",
+    "ru": "Ниже приведены вопросы с вариантами ответов (с ответами) на знание медицины. \n **Вопрос:** {} **Ответ:**(",
+    "zh": "以下是关于医学知识的单项选择题（附答案）。 \n **问题:** {} **答案:**(",
+}
+YES_NO_MAYBE = {"en": "yes no maybe", "ar": "نعم لا ربما", "de": "ja nein vielleicht", "fr": "oui non peut-être",
+                "zh": "是 否 可能", "hi": "हाँ नहीं शायद", "it": "sì no forse", "pt": "sim não talvez", "ru": "да нет возможно"}
+
+
+@pytest.mark.parametrize("language", SCAFFOLDS)
+def test_translated_scaffolds(language):
+    """English is the published prompt to the letter; a change of any word changes what results compare with."""
+    protocol = PROTOCOLS["translated-3shot"]
+    question, shot = (one.model_copy(update={"language": language}) for one in (FEVER, HEART))
+    head, _, tail = ASKED[language].partition("{}")
+    begin, marker = head.split(" \n ")
+    assert build_prompt(question, [shot], protocol) == (
+        f"{begin} \n {marker}What beats? \n (A) heart \n (B) bone \n{tail}A"
+        f" \n {marker}Where is the\npulse felt? \n (A) wrist \n (B) hair \n{tail}")
+    if language == "en":
+        assert build_prompt(question, [shot], protocol) == build_prompt(question, [shot], PROTOCOLS["letters-3shot"])
+    own = with_own_words(PUBMED.model_copy(update={"language": language, "options": ("Yes", "no ", "maybe")}))
+    if language in YES_NO_MAYBE:
+        assert own.options == tuple(YES_NO_MAYBE[language].split(" "))
+    assert with_own_words(question) == question
+    definition = protocol.definition([language])
+    assert list(definition["scaffold"]) == [language]
+    assert definition["instruction"] == ""
+
+
+def test_a_language_without_words_is_refused():
+    with pytest.raises(UserError, match=r"'q1' is in 'sw': translated protocols have words in en, ar, .*--languages$"):
+        build_prompt(FEVER.model_copy(update={"language": "sw"}), [], PROTOCOLS["translated-0shot"])
 
 
 def test_medconceptsqa():

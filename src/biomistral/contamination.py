@@ -16,7 +16,8 @@ from biomistral.scoring.tally import Row, score, split_by
 def contamination(results: Path, corpus: Path, benchmark: Path | None = None) -> dict[str, Any]:
     """Which of the questions that a model answered stand in the corpus, and its scores with and without them.
 
-    The questions' texts come from the benchmark that was asked: where the results say it lies, or ``benchmark``.
+    The questions' texts come from the benchmark that was asked: where the results say it lies, or ``benchmark``. A question
+    stands there if it does in any language it was asked in: who read it in one has read it.
 
     Raises:
         UserError: a folder is not what it should be, or the benchmark is not the one that was asked.
@@ -43,8 +44,13 @@ def _questions(results: Artifact, benchmark: Path | None) -> list[Question]:
     Raises:
         UserError: the benchmark is gone, or is another one now.
     """
-    name = results.manifest["settings"]["benchmark"]
-    entry = next(entry for entry in results.manifest["inputs"] if entry["name"] == name)
+    settings = results.manifest["settings"]
+    entries = {entry["name"]: entry for entry in results.manifest["inputs"]}
+    first = _read(entries[settings["benchmark"]], benchmark, results)
+    return first + [question for name in settings.get("translations", ()) for question in _read(entries[name], None, results)]
+
+
+def _read(entry: dict[str, Any], benchmark: Path | None, results: Artifact) -> list[Question]:
     place = benchmark or Path(entry["path"])
     if not place.exists() or input_key(place) != entry["key"]:
         what = "is not the benchmark that was asked" if place.exists() else "the benchmark that was asked is gone"

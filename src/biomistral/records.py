@@ -54,7 +54,8 @@ before that (null for cloze); ``open_chosen`` the argmax over the whole vocabula
 ``truth_mass``: of TruthfulQA's answers, the share of probability of the true ones (MC2).
 ``permutation``: 0 as published, 1 and up in another order of the options; ``order`` says which published option (from 0) stood at
 each letter (null: as published). All letters of a row are those that were shown. ``cluster`` is the same for questions of several
-tasks that ask the same (MedQA with four and with five options; a code at three levels): a hash of stem and context.
+tasks that ask the same (MedQA with four and with five options; a code at three levels): a hash of stem and context; a translation
+has its English question's. ``question`` and ``language`` together name a question: its translations have the same id.
 """
 
 
@@ -88,6 +89,11 @@ class Question(Settings):
     def letters(self) -> str:
         """The letters of the options, e.g. ``ABCD``."""
         return LETTERS[: len(self.options)]
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Language and id: what tells it from every other question that is asked. Its translations have the same id."""
+        return self.language, self.id
 
     @property
     def answer_index(self) -> int:

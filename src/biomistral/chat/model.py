@@ -7,10 +7,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral.chat.speaker import Speaker
 from biomistral.errors import UserError
-from biomistral.evaluation.local import pick_dtype
 from biomistral.models.adapter import check_adapter, check_base, put_on
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_model, load_tokenizer, pick_device
+from biomistral.models.load import load_model, load_tokenizer, pick_device, pick_dtype
 from biomistral.scoring.groups import context_length
 
 _UNKNOWN_CONTEXT = 2048

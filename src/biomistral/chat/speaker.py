@@ -2,6 +2,7 @@
 
 import math
 import queue
+import sys
 import threading
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ class Speaker:
         model.set_output_embeddings(self._head)
         self._asked: queue.SimpleQueue[Speech | None] = queue.SimpleQueue()
         self._closed = False
+        self._beginning: list[Speech] = []
         self._thread = threading.Thread(target=self._work, name="speaker", daemon=True)
         self._thread.start()
 
@@ -51,6 +53,8 @@ class Speaker:
         assert ask.longest >= 0
         speech = Speech(ask)
         self._asked.put(speech)
+        if not self._thread.is_alive():
+            speech.put(RuntimeError("the model's thread has ended"))
         return speech
 
     def close(self) -> None:
@@ -65,16 +69,23 @@ class Speaker:
     def _work(self) -> None:
         speaking: list[_Speaking] = []
         rows = Rows()
-        while not self._closed:
-            for speech in self._newcomers(len(speaking)):
-                if (one := self._begin(speech, rows)) is not None:
-                    speaking.append(one)
-            if speaking:
-                speaking = self._go_on(speaking, rows)
-        for one in speaking:
-            one.speech.put("cancelled")
+        try:
+            while not self._closed:
+                for speech in self._newcomers(len(speaking)):
+                    if (one := self._begin(speech, rows)) is not None:
+                        speaking.append(one)
+                if speaking:
+                    speaking = self._go_on(speaking, rows)
+        finally:  # whoever waits has to hear of our bug too
+            self._end([one.speech for one in speaking], sys.exception())
+
+    def _end(self, waiting: list[Speech], error: BaseException | None) -> None:
+        """Tell all who wait that nothing more comes."""
+        self._closed = True
         while (left := self._next(wait=False)) is not None:
-            left.put("cancelled")
+            waiting.append(left)
+        for speech in [*self._beginning, *waiting]:
+            speech.put(error or "cancelled")
 
     def _newcomers(self, speaking: int) -> list[Speech]:
         """Those who asked meanwhile; waits for one where nobody is speaking."""
@@ -97,6 +108,7 @@ class Speaker:
     def _begin(self, speech: Speech, rows: Rows) -> _Speaking | None:
         """Compute a prompt and its first token; None: that was all."""
         ask = speech.ask
+        self._beginning = [speech]
         try:
             one = _Speaking(speech, 0, len(ask.ids), ask.longest, torch.Generator().manual_seed(ask.seed))
             logits = self._forward(torch.tensor([list(ask.ids)]), rows, ask.echo)
@@ -105,24 +117,22 @@ class Speaker:
             if not ask.longest:
                 speech.put("length")
                 return None
-            return self._take(one, logits[-1], rows)
-        except (UserError, torch.OutOfMemoryError) as error:
-            speech.put(error if isinstance(error, UserError) else UserError("no memory for this prompt; ask a shorter one"))
-        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of our bug too
-            speech.put(error)
-        return None
+            if not self._hand_over(one, logits[-1]):
+                return None
+            rows.join(one.length)
+            return one
+        except torch.OutOfMemoryError:
+            speech.put(UserError("no memory for this prompt; ask a shorter one"))
+            return None
+        finally:
+            if sys.exception() is None:
+                self._beginning.clear()
 
     def _go_on(self, speaking: list[_Speaking], rows: Rows) -> list[_Speaking]:
         """One more token for all; returns those who have more to say."""
-        try:
-            places = torch.arange(len(speaking), device=self.model.device)
-            self._head.read = (places, torch.zeros_like(places))
-            logits = rows.step(self.model, [one.last for one in speaking], [one.length for one in speaking])
-        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it
-            for one in speaking:
-                one.speech.put(error)
-            rows.keep([])
-            return []
+        places = torch.arange(len(speaking), device=self.model.device)
+        self._head.read = (places, torch.zeros_like(places))
+        logits = rows.step(self.model, [one.last for one in speaking], [one.length for one in speaking])
         left, kept = [], []
         for place, one in enumerate(speaking):
             one.length += 1
@@ -139,12 +149,6 @@ class Speaker:
         positions = torch.arange(0 if every else length - 1, length, device=device)
         self._head.read = (torch.zeros_like(positions), positions)
         return rows.prompt(self.model, ids.to(device))
-
-    def _take(self, one: _Speaking, logits: Tensor, rows: Rows) -> _Speaking | None:
-        if not self._hand_over(one, logits):
-            return None
-        rows.join(one.length)
-        return one
 
     def _hand_over(self, one: _Speaking, logits: Tensor) -> bool:
         """Choose a token and give it to who asked; whether there is more to say."""

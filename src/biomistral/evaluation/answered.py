@@ -11,12 +11,12 @@ from biomistral.scoring.tally import Row
 
 @dataclass(frozen=True)
 class Answered:
-    """``facts`` of the model, a row an answer, the questions (protocol, shot set, id) left out, and ``notes`` to a reader of the
-    scores; ``asked`` is what it took, for the manifest."""
+    """``facts`` of the model, a row an answer, the questions left out (protocol, shot set, id, language), and ``notes`` to a
+    reader of the scores; ``asked`` is what it took, for the manifest."""
 
     facts: dict[str, Any]
     rows: list[Row]
-    left_out: list[tuple[str, int, str]]
+    left_out: list[tuple[str, int, str, str]]
     notes: list[str] = field(default_factory=list)
     asked: dict[str, Any] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ class EvaluateSettings(StageSettings):
     """Ask a model multiple-choice questions and record every answer: letters by constrained decoding, or cloze."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     make: ClassVar[str] = "biomistral.evaluation.evaluate:evaluate"
     together: ClassVar[bool] = True
 
@@ -28,6 +28,10 @@ class EvaluateSettings(StageSettings):
         "chat_template_kwargs={\"enable_thinking\":false}; null takes a field out"))
     top_logprobs: int = Field(20, ge=1, description="of --engine api: how many of the likeliest tokens letters are looked for in")
     benchmark: Input = Field(description="benchmark folder, or a questions file (.parquet, .jsonl)")
+    translations: list[Input] = Field(default_factory=list, description=(
+        "benchmarks that hold its questions in other languages, under the same ids: asked beside it and compared in pairs"))
+    languages: list[str] = Field(default_factory=list, description=(
+        "only questions in these languages (ISO 639-1, e.g. en,pt); empty: in all that are there. Shots stay English"))
     protocols: list[AskedProtocolName] = Field(
         ["medconceptsqa-0shot", "cloze-sum", "cloze-mean"], min_length=1, description="how the questions are put and scored")
     split: str = Field("test", description="split of the benchmark that is asked")

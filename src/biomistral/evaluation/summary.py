@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from biomistral.calibration import adaptive_ece, brier, ece, paper_ece_5, reliability_bins
+from biomistral.evaluation.confidence import calibration
+from biomistral.evaluation.languages import by_language
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS
 from biomistral.scoring.permutations import published_letter
 from biomistral.scoring.prompts import PROTOCOLS
-from biomistral.scoring.tally import Row, score, split_by
+from biomistral.scoring.tally import Row, identity, score, split_by
 
 DEGENERATE_SHARE = 0.9
 FOLLOWS_PROMPT_MASS = 0.5
@@ -26,14 +27,15 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
-    definition = PROTOCOLS[name].definition()
+    definition = PROTOCOLS[name].definition({row["language"] for row in rows})
     tasks = {task: score(found) for task, found in split_by(rows, "task").items()}
     overall, seconds = score(rows), sum(row["seconds"] for row in rows)
     mass = overall["letter_mass"]
     return {
         "definition": definition, "definition_hash": canonical_hash(definition), "tasks": tasks,
         "groups": {group: score(found) for group, found in split_by(rows, "group").items() if group},
-        "overall": overall, "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
+        "languages": by_language(rows), "overall": overall,
+        "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
         "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
         "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
         "calibration": None if PROTOCOLS[name].by_text else calibration(rows), **_unparsed(rows),
@@ -63,9 +65,9 @@ def sensitivity(rows: Sequence[Row], over: str, within: str) -> dict[str, Any] |
     by_way = split_by(rows, over)
     if len(by_way) < 2:
         return None
-    options: dict[tuple[str, int], Counter[str]] = {}
+    options: dict[tuple[object, int], Counter[str]] = {}
     for row in rows:
-        options.setdefault((row["question"], row[within]), Counter())[published_letter(row, row["chosen"])] += 1
+        options.setdefault((identity(row), row[within]), Counter())[published_letter(row, row["chosen"])] += 1
     return {"accuracies": [float(np.mean([row["right"] for row in by_way[way]])) for way in sorted(by_way)],
             "changed": float(np.mean([len(found) > 1 for found in options.values()])),
             "consistency": float(np.mean([max(found.values()) / found.total() for found in options.values()]))}
@@ -91,31 +93,6 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
     if share >= DEGENERATE_SHARE or (share > 0.5 and same):
         return {"letter": letter, "share": share, "score_of_always": always / len(rows)}
     return None
-
-
-def calibration(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Calibration over all answers, with its reliability diagram, and of each task. Answers without probabilities do not count;
-    None: there are no others."""
-    rows = [row for row in rows if row["probabilities"] is not None]
-    if not rows:
-        return None
-    confidence, right = [max(row["probabilities"]) for row in rows], [row["right"] for row in rows]
-    return {**_calibration(rows), "bins": reliability_bins(confidence, right),
-            "tasks": {task: _calibration(found) for task, found in split_by(rows, "task").items()}}
-
-
-def _calibration(rows: Sequence[Row]) -> dict[str, float | None]:
-    """``paper_ece_5`` is over the last shot set of the published order alone, as the original's sets overwrote one another (None
-    without letters)."""
-    probabilities = [row["probabilities"] for row in rows]
-    confidence, right = [max(own) for own in probabilities], [row["right"] for row in rows]
-    last = [row for row in rows if row["shot_set"] == rows[-1]["shot_set"] and not row["permutation"]]
-    paper = None
-    if last and all(row["letter_mass"] is not None for row in rows):
-        paper = paper_ece_5([row["probabilities"] for row in last], [row["letter_mass"] for row in last],
-                            [row["right"] for row in last])
-    return {"ece": ece(confidence, right), "adaptive_ece": adaptive_ece(confidence, right),
-            "brier": brier(probabilities, [LETTERS.index(row["answer"]) for row in rows]), "paper_ece_5": paper}
 
 
 def warnings(name: str, protocols: dict[str, Any]) -> list[str]:

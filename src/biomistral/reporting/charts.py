@@ -35,7 +35,7 @@ def _colour(index: int) -> str:
     return f"var(--series-{index % _SERIES + 1})"
 
 
-def _text(value: str) -> str:
+def escaped(value: str) -> str:
     """Plotly reads some HTML in its labels: a name is text."""
     return html.escape(value, quote=False)
 
@@ -56,13 +56,13 @@ def accuracy_chart(board: Sequence[Run], number: int) -> Chart:
         for row, score in zip(rows, scores, strict=True):
             row += [percent(score.accuracy), f"{100 * score.interval[0]:.1f} to {100 * score.interval[1]:.1f} %"]
         traces.append({
-            "type": "scatter", "mode": "markers", "name": _text(scope), "x": [100 * score.accuracy for score in scores],
+            "type": "scatter", "mode": "markers", "name": escaped(scope), "x": [100 * score.accuracy for score in scores],
             "y": [index + (place - (len(scopes) - 1) / 2) * step for index in range(len(board))],
             "error_x": {"type": "data", "symmetric": False, "thickness": 1.6, "width": 4, "color": _colour(place),
                         "array": [100 * (score.interval[1] - score.accuracy) for score in scores],
                         "arrayminus": [100 * (score.accuracy - score.interval[0]) for score in scores]},
             "marker": {"size": 9, "symbol": _SYMBOLS[place % len(_SYMBOLS)], "color": _colour(place)},
-            "customdata": [_text(run.model.name) for run in board], "hovertemplate": "%{customdata}: %{x:.1f} %"})
+            "customdata": [escaped(run.model.name) for run in board], "hovertemplate": "%{customdata}: %{x:.1f} %"})
     chance = 100 * board[0].chance
     traces.append({"type": "scatter", "mode": "lines", "name": f"guessing, {chance:.0f} %", "hoverinfo": "skip",
                    "x": [chance, chance], "y": [-0.5, len(board) - 0.5],
@@ -70,7 +70,7 @@ def accuracy_chart(board: Sequence[Run], number: int) -> Chart:
     layout = {
         "height": 150 + 22 * len(scopes) * len(board),
         "xaxis": {"title": {"text": "accuracy, %"}, "rangemode": "tozero"},
-        "yaxis": {"tickvals": list(range(len(board))), "ticktext": [_text(run.model.name) for run in board],
+        "yaxis": {"tickvals": list(range(len(board))), "ticktext": [escaped(run.model.name) for run in board],
                   "range": [len(board) - 0.5, -0.5], "automargin": True, "showgrid": False}}
     columns = ["Model", *(text for scope in scopes for text in (scope, f"{scope}, 95 % interval"))]
     described = (f"Accuracy of {len(board)} models under {board[0].protocol} with 95 % intervals; guessing would give "
@@ -90,7 +90,7 @@ def reliability_chart(board: Sequence[Run], number: int, shown: set[str]) -> Cha
             continue
         most = max(part.count for part in bins)
         traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": _text(run.model.name),
+            "type": "scatter", "mode": "lines+markers", "name": escaped(run.model.name),
             "visible": True if run.model.name in shown else "legendonly", "line": {"color": _colour(index), "width": 2},
             "x": [100 * (part.confidence or 0) for part in bins], "y": [100 * (part.accuracy or 0) for part in bins],
             "customdata": [part.count for part in bins],
@@ -122,7 +122,7 @@ def loss_chart(curves: Mapping[str, Path]) -> Chart:
                 continue
             thin = _thinned(sorted(values.items()))
             traces.append({"type": "scatter", "mode": "lines+markers" if what == "held-out" else "lines",
-                           "name": _text(f"{name}, {what}"), "x": [step for step, _ in thin], "y": [loss for _, loss in thin],
+                           "name": escaped(f"{name}, {what}"), "x": [step for step, _ in thin], "y": [loss for _, loss in thin],
                            "line": {**style, "color": _colour(index)}, "marker": {"size": 7, "color": _colour(index)}})
             first, last = min(values), max(values)
             numbers = (values[first], values[last], min(values.values()))

@@ -13,7 +13,7 @@ from biomistral.statistics import detectable_difference, differences, holm, mcne
 
 SIGNIFICANT = 0.05
 _BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition",
-                "number of permutations", "questions")
+                "number of permutations", "questions", "translations")
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def scopes(run: Run) -> list[tuple[str, str]]:
-    """What a run can be compared over: all questions, then each group, then each task where there are several."""
+    """What a run can be compared over: all questions, then each group, each language and each task where there are several."""
     tasks = list(run.summary.tasks)
     return [("overall", "overall"), *(("group", name) for name in run.group_names),
+            *(("language", name) for name in run.summary.languages if len(run.summary.languages) > 1),
             *(("task", name) for name in tasks if len(tasks) > 1)]
 
 

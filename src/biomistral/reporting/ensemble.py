@@ -15,10 +15,11 @@ from biomistral.errors import UserError
 from biomistral.records import LETTERS, read_rows
 from biomistral.reporting.results import read_results
 from biomistral.scoring.permutations import published_letter, published_probabilities
-from biomistral.scoring.tally import Row, score, split_by
+from biomistral.scoring.tally import Row, identity, score, split_by
 
 By = Literal["probability", "mass", "vote"]
-_Key = tuple[str, str, int, int]
+_Key = tuple[str, tuple[str, str], int, int]
+"""Protocol, language and id of the question, shot set, permutation."""
 _SAME = ("answer", "options", "task", "prompt_hash")
 
 
@@ -48,7 +49,7 @@ def ensemble(folders: Sequence[Path], permutations: bool = False, by: By = "prob
 
 def _by_key(folder: Path, by: By) -> dict[_Key, Row]:
     """The answers of a folder; those in words have no probabilities, but a vote."""
-    return {(row["protocol"], row["question"], row["shot_set"], row.get("permutation") or 0): row
+    return {(row["protocol"], identity(row), row["shot_set"], row.get("permutation") or 0): row
             for row in read_rows(folder / "answers.parquet") if by == "vote" or row["probabilities"] is not None}
 
 
@@ -63,7 +64,7 @@ def _shared(answers: Sequence[dict[_Key, Row]], folders: Sequence[Path], by: By)
         odd = first.keys() ^ other.keys() or {key for key, row in first.items()
                                               if any(row[name] != other[key][name] for name in _SAME)}
         if odd:
-            protocol, question, *_ = min(odd)
+            protocol, (_, question), *_ = min(odd)
             raise UserError(f"{folders[0]} and {folder}: question {question!r} was not asked alike under {protocol}; evaluate "
                             "all models on the same benchmark, limit, permutations and seed")
     return list(first)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import canonical_hash
-from biomistral.reporting.results_file import BenchmarkInfo, ModelInfo, Protocol, Summary
+from biomistral.reporting.results_file import BenchmarkInfo, Fertility, ModelInfo, Protocol, Score, Summary
 from biomistral.scoring.permutations import published_letter
 
 Labels: TypeAlias = NDArray[np.object_]
@@ -40,12 +40,15 @@ class Run:
     summary: Protocol
     tasks: Labels
     groups: Labels
+    languages: Labels
     clusters: Labels
     """The same for questions that ask the same: what is no independent evidence."""
     scores: Scores
     shot_sets: int
     permutations: int
     chance: float
+    fertility: Fertility | None
+    """What each language costs this model's tokenizer; None: not known."""
     questions: str
     """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
 
@@ -53,7 +56,8 @@ class Run:
     def board(self) -> tuple[Any, ...]:
         """What has to be equal before two runs may stand in one table."""
         return (self.benchmark.name, self.benchmark.key, self.benchmark.split, self.benchmark.limit, self.protocol,
-                self.summary.definition_hash, self.permutations, self.questions)
+                self.summary.definition_hash, self.permutations, self.questions,
+                tuple(one.key for one in self.benchmark.translations))
 
     @property
     def group_names(self) -> list[str]:
@@ -61,10 +65,11 @@ class Run:
         return sorted(self.summary.groups, key=lambda name: name != "taught")
 
     def places(self, kind: str, name: str) -> NDArray[np.int64]:
-        """Where the questions of one task or group stand, or of all: kind ``task``, ``group`` or ``overall``."""
+        """Where the questions of one task, group or language stand, or of all: kind ``task``, ``group``, ``language`` or
+        ``overall``."""
         if kind == "overall":
             return np.arange(len(self.scores))
-        return np.flatnonzero((self.tasks if kind == "task" else self.groups) == name)
+        return np.flatnonzero({"task": self.tasks, "group": self.groups, "language": self.languages}[kind] == name)
 
     def scope(self, kind: str, name: str) -> Scores:
         """The scores of these questions."""
@@ -193,9 +198,9 @@ def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Ru
                         "permutation; evaluate again")
     questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
     chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
-    tasks, groups, clusters = (_strings(table[name]) for name in ("task", "group", "cluster"))
-    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, clusters,
-               table["right_mean"].to_numpy(), shot_sets, permutations, chance, questions)
+    tasks, groups, languages, clusters = (_strings(table[name]) for name in ("task", "group", "language", "cluster"))
+    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, languages,
+               clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, summary.fertility, questions)
 
 
 def _strings(column: pa.ChunkedArray) -> Labels:
@@ -207,25 +212,33 @@ def _check(run: Run) -> None:
     """Refuse a summary that its answers do not bear out."""
     summary = run.summary
     scores = [("overall", "overall", summary.overall)]
-    for kind, claimed, found in (("task", summary.tasks, run.tasks), ("group", summary.groups, run.groups)):
+    languages = {name: one.overall for name, one in summary.languages.items()}
+    kinds = [("task", summary.tasks, run.tasks), ("group", summary.groups, run.groups)]
+    for kind, claimed, found in [*kinds, ("language", languages, run.languages)] if languages else kinds:
         names = set(found) - {""}
         if names != set(claimed):
             raise _disagree(run, f"{kind}s", sorted(claimed), sorted(names))
         scores += [(kind, name, score) for name, score in claimed.items()]
     for kind, name, score in scores:
-        values = run.scope(kind, name)
-        where = kind if kind == "overall" else f"{kind} {name}"
-        if score.n != len(values):
-            raise _disagree(run, f"{where}: n", score.n, len(values))
-        if not _close(score.accuracy, values.mean()):
-            raise _disagree(run, f"{where}: accuracy", score.accuracy, values.mean())
-        low, high = score.interval
-        if not 0 <= low <= score.accuracy + _TOLERANCE or not score.accuracy - _TOLERANCE <= high <= 1:
-            raise UserError(f"{run.folder}/results.json: {run.protocol}: {where}: accuracy {score.accuracy:.4f} is not inside "
-                            f"its interval [{low:.4f}, {high:.4f}]; evaluate again")
+        _check_score(run, kind if kind == "overall" else f"{kind} {name}", score, run.scope(kind, name))
+    for language, own in summary.languages.items():
+        for task, score in own.tasks.items():
+            both = np.intersect1d(run.places("language", language), run.places("task", task))
+            _check_score(run, f"language {language}: task {task}", score, run.scores[both])
     mean = sum(score.accuracy for score in summary.tasks.values()) / len(summary.tasks)
     if not _close(summary.average, mean):
         raise _disagree(run, "average of the tasks", summary.average, mean)
+
+
+def _check_score(run: Run, where: str, score: Score, values: Scores) -> None:
+    if score.n != len(values):
+        raise _disagree(run, f"{where}: n", score.n, len(values))
+    if not _close(score.accuracy, values.mean()):
+        raise _disagree(run, f"{where}: accuracy", score.accuracy, values.mean())
+    low, high = score.interval
+    if not 0 <= low <= score.accuracy + _TOLERANCE or not score.accuracy - _TOLERANCE <= high <= 1:
+        raise UserError(f"{run.folder}/results.json: {run.protocol}: {where}: accuracy {score.accuracy:.4f} is not inside "
+                        f"its interval [{low:.4f}, {high:.4f}]; evaluate again")
 
 
 def _close(claimed: float, found: float) -> bool:

@@ -19,11 +19,21 @@ class ModelInfo(_Part):
     quantization: str | None = None
 
 
+class TranslationInfo(_Part):
+    name: str
+    key: str
+    languages: list[str]
+    questions: int
+    without_twin: int
+    translated_by: list[str] = Field(default_factory=list)
+
+
 class BenchmarkInfo(_Part):
     name: str
     key: str
     split: str
     limit: int | None = None
+    translations: list[TranslationInfo] = Field(default_factory=list)
 
 
 class Score(_Part):
@@ -66,6 +76,52 @@ class Calibration(_Part):
     bins: list[Bin] = Field(default_factory=list)
 
 
+class Gap(_Part):
+    """Accuracy of a language minus that of the same questions in English; nothing but counts where there are no such pairs."""
+
+    n: int
+    without_twin: int
+    accuracy: float | None
+    english: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    gained: int | None
+    lost: int | None
+    p: float | None
+    p_holm: float | None
+
+
+class Gaps(_Part):
+    overall: Gap
+    tasks: dict[str, Gap]
+
+
+class LanguageScores(_Part):
+    tasks: dict[str, Score]
+    overall: Score
+    average: float
+    calibration: Calibration | None = None
+    gap: Gaps | None = None
+
+
+class LanguageFertility(_Part):
+    """``per_unit``: tokens a word or character; ``premium``: tokens over those of the same questions in English."""
+
+    unit: str
+    questions: int
+    tokens: int
+    units: int
+    per_unit: float | None
+    premium: float | None
+    near_limit: dict[str, float | None]
+
+
+class Fertility(_Part):
+    context_length: int | None
+    languages: dict[str, LanguageFertility]
+
+
 class Protocol(_Part):
     """What one model scored under one protocol."""
 
@@ -73,6 +129,7 @@ class Protocol(_Part):
     definition_hash: str
     tasks: dict[str, Score]
     groups: dict[str, Score] = Field(default_factory=dict)
+    languages: dict[str, LanguageScores] = Field(default_factory=dict)
     overall: Score
     average: float
     degenerate: Degenerate | None = None
@@ -88,3 +145,4 @@ class Summary(_Part):
     model: ModelInfo
     benchmark: BenchmarkInfo
     protocols: dict[str, Protocol] = Field(min_length=1)
+    fertility: Fertility | None = None

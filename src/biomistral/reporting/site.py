@@ -17,6 +17,7 @@ from biomistral.files import write_json, write_text
 from biomistral.recipe import nearest
 from biomistral.reporting.charts import Chart, accuracy_chart, loss_chart, percent, reliability_chart
 from biomistral.reporting.compare import boards
+from biomistral.reporting.heatmap import language_charts
 from biomistral.reporting.imported import KIND, read_imported, tables
 from biomistral.reporting.overlap import overlaps
 from biomistral.reporting.results import Results, read_all
@@ -68,7 +69,7 @@ def _charts(results: Sequence[Results], views: Sequence[dict[str, Any]], protoco
         order = [row["model"] for row in view["rows"]]
         runs = sorted(board, key=lambda run: order.index(run.model.name))
         found = [accuracy_chart(runs, number), reliability_chart(runs, number, {view["leader"], view["baseline"] or order[0]})]
-        charts.append([chart for chart in found if chart is not None])
+        charts.append([chart for chart in [*found, *language_charts(runs, number)] if chart is not None])
     return charts
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from biomistral.reporting import language_table
 from biomistral.reporting.compare import boards, ranks
 from biomistral.reporting.results import read_results
 
@@ -22,16 +23,21 @@ def ranks_of(folders: Sequence[Path]) -> dict[str, list[int]]:
 
 def render(results: Sequence[dict[str, Any]], ranks: Mapping[str, Sequence[int]]) -> str:
     """Accuracies in percent with their 95 % intervals; under each table the unweighted mean of its tasks, as in the paper, and
-    the models' ranks."""
-    protocols = dict.fromkeys(name for result in results for name in result["protocols"])
-    return "\n\n".join(_table(name, [result for result in results if name in result["protocols"]], ranks.get(name, ()))
-                       for name in protocols)
+    the models' ranks; where several languages were asked, a table of them for each model."""
+    tables = []
+    for name in dict.fromkeys(name for result in results for name in result["protocols"]):
+        found = [result for result in results if name in result["protocols"]]
+        tables.append(_table(name, found, ranks.get(name, ())))
+        tables += [language_table.rows(name, result) for result in found]
+    return "\n\n".join(_aligned(table) for table in tables if table)
 
 
-def _table(protocol: str, results: Sequence[dict[str, Any]], ranks: Sequence[int]) -> str:
+def _table(protocol: str, results: Sequence[dict[str, Any]], ranks: Sequence[int]) -> list[list[str]]:
     scores = [result["protocols"][protocol] for result in results]
     tasks = dict.fromkeys(task for score in scores for task in score["tasks"])
-    rows = [[protocol, "questions", *(result["model"]["name"] for result in results)]]
+    languages = max(len(score.get("languages") or ()) for score in scores)
+    title = f"{protocol}, {languages} languages" if languages > 1 else protocol
+    rows = [[title, "questions", *(result["model"]["name"] for result in results)]]
     for task in tasks:
         found = [score["tasks"].get(task) for score in scores]
         rows.append([task, str(next(one["n"] for one in found if one)), *(_cell(one) if one else "-" for one in found)])
@@ -41,8 +47,14 @@ def _table(protocol: str, results: Sequence[dict[str, Any]], ranks: Sequence[int
             rows.append([name, "", *(_percent(score["overall"].get(field)) for score in scores)])
     rows += _sensitivities(scores)
     rows += [["rank (paired test, Holm)", "", *map(str, ranks)]] if ranks else []
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, numbers of questions to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if column != 1 else cell.rjust(width)
+    right = [column for column, name in enumerate(rows[0]) if name == "questions"]
+    return "\n".join("  ".join(cell.rjust(width) if column in right else cell.ljust(width)
                                for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows)
 
 

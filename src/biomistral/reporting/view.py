@@ -64,6 +64,8 @@ def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -
             "groups": {name: score.model_dump() for name, score in summary.groups.items()},
             "tasks": {name: score.model_dump() for name, score in summary.tasks.items()},
             "difference": mine.get(_OVERALL), "group_differences": {name: mine.get(("group", name)) for name in summary.groups},
+            "languages": {name: scores.model_dump() for name, scores in summary.languages.items()},
+            "fertility": run.fertility.model_dump() if run.fertility else None,
             "calibration": summary.calibration.model_dump() if summary.calibration else None,
             "permutations": summary.permutations.model_dump() if summary.permutations else None,
             "degenerate": summary.degenerate.model_dump() if summary.degenerate else None,

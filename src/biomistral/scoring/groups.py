@@ -47,7 +47,8 @@ def make_group(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Q
     for place in too_long(group, longest):
         item = group.items[place]
         length = len(item.prompt) + max(map(len, item.options), default=0) + protocols[0].longest
-        raise UserError(f"question {item.id!r}: its prompt under {protocols[0].name} has {length} tokens, this model "
+        where = "" if questions[place].language == "en" else f" in '{questions[place].language}'"
+        raise UserError(f"question {item.id!r}{where}: its prompt under {protocols[0].name} has {length} tokens, this model "
                         f"reads {longest}; use fewer shots, leave the question out or evaluate a model with a longer context "
                         "(evaluate: --too-long drop or fewer-shots)")
     return group

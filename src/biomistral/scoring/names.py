@@ -12,7 +12,9 @@ ProtocolName = Literal["letters-0shot", "letters-3shot", "medconceptsqa-0shot", 
 AskedProtocolName = Literal["letters-0shot", "letters-3shot", "medconceptsqa-0shot", "medconceptsqa-4shot",
                             "cloze-sum", "cloze-mean", "chat-0shot", "chat-3shot", "generate-0shot", "generate-3shot",
                             "chat-generate-0shot", "chat-generate-3shot", "medconceptsqa-generate-0shot",
-                            "medconceptsqa-generate-4shot", "truthful-0shot", "truthful-generate-0shot", "truthfulqa-mc"]
+                            "medconceptsqa-generate-4shot", "truthful-0shot", "truthful-generate-0shot",
+                            "translated-0shot", "translated-3shot", "translated-generate-0shot", "translated-generate-3shot",
+                            "truthfulqa-mc"]
 """All protocols of the evaluation."""
 
 

@@ -4,7 +4,7 @@ Sources: BioMistral's released scripts (SPEC section 3) for ``letters``; MedConc
 ``medconceptsqa``. ``cloze`` shows no letters: the options are scored as continuations of the stem.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ from biomistral.errors import UserError
 from biomistral.records import LETTERS, Question
 from biomistral.scoring.extract import EXTRACTION_VERSION
 from biomistral.scoring.names import Formulation
+from biomistral.scoring.scaffold import SCAFFOLDS, Scaffold, scaffold_of, words_in
 from biomistral.seeds import seed
 
 SEPARATOR = " \n "
-LETTERS_INSTRUCTION = "The following are multiple choice questions (with answers) about medical knowledge."
+LETTERS_INSTRUCTION = SCAFFOLDS["en"].instruction
 SHOT_SPLITS = ("dev", "train", "validation")
 """Where shots come from, the first that has enough."""
 
@@ -41,6 +42,8 @@ class Protocol:
     instruction: str = ""
     longest: int = 0
     """``text``: tokens an answer may have."""
+    translated: bool = False
+    """Instruction, markers and shots are in the question's language, not English."""
 
     @property
     def by_letter(self) -> bool:
@@ -51,14 +54,17 @@ class Protocol:
     def by_text(self) -> bool:
         return self.score == "text"
 
-    def definition(self) -> dict[str, Any]:
-        """Everything that fixes the prompt and the score, as plain data; two results compare only if this is equal."""
+    def definition(self, languages: Iterable[str] = ()) -> dict[str, Any]:
+        """Everything that fixes the prompt and the score of questions in these languages (none: in all), as plain data; two
+        results compare only if this is equal."""
         template = {"letters": (LETTERS_INSTRUCTION, SEPARATOR), "medconceptsqa": (MEDCONCEPTSQA_INSTRUCTION, "\n\n"),
                     "cloze": ("", "\n")}[self.formulation]
-        plain = {name: value for name, value in asdict(self).items() if name not in ("chat", "instruction", "longest")}
+        apart = ("chat", "instruction", "longest", "translated")
+        plain = {name: value for name, value in asdict(self).items() if name not in apart}
         reading = {"longest": self.longest, "extraction": EXTRACTION_VERSION} if self.by_text else {}
+        words = {"instruction": "", "scaffold": words_in(languages)} if self.translated else {}
         return {**plain, "instruction": self.instruction or template[0], "separator": "\n" if self.chat else template[1],
-                "chat_template": self.chat, **reading}
+                "chat_template": self.chat, **reading, **words}
 
 
 PROTOCOLS = {protocol.name: protocol for protocol in (
@@ -79,6 +85,10 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol("medconceptsqa-generate-4shot", "medconceptsqa", shots=4, score="text", longest=16),
     Protocol("truthful-0shot", "letters", instruction=TRUTHFUL_INSTRUCTION),
     Protocol("truthful-generate-0shot", "letters", score="text", instruction=TRUTHFUL_INSTRUCTION, longest=16),
+    Protocol("translated-0shot", "letters", translated=True),
+    Protocol("translated-3shot", "letters", shots=3, drawn=True, translated=True),
+    Protocol("translated-generate-0shot", "letters", score="text", longest=16, translated=True),
+    Protocol("translated-generate-3shot", "letters", shots=3, drawn=True, score="text", longest=16, translated=True),
     Protocol("truthfulqa-mc", "cloze", score="mc"),
 )}
 
@@ -92,8 +102,9 @@ def in_words(protocol: Protocol) -> Protocol:
 def build_prompt(question: Question, shots: Sequence[Question], protocol: Protocol) -> str:
     """The text after which the model's next token is its answer; the tokenizer adds BOS if it does so by default."""
     if protocol.formulation == "letters":
-        solved = [_letters_item(shot) + shot.answer for shot in shots]
-        return SEPARATOR.join([protocol.instruction or LETTERS_INSTRUCTION, *solved, _letters_item(question)])
+        words = scaffold_of(question) if protocol.translated else SCAFFOLDS["en"]
+        solved = [_letters_item(shot, words) + shot.answer for shot in shots]
+        return SEPARATOR.join([protocol.instruction or words.instruction, *solved, _letters_item(question, words)])
     if protocol.formulation == "medconceptsqa":
         solved = [_medconceptsqa_item(shot) + shot.answer for shot in shots]
         return MEDCONCEPTSQA_INSTRUCTION + "\n" + "\n\n".join([*solved, _medconceptsqa_item(question)])
@@ -134,9 +145,10 @@ def _context(question: Question) -> list[str]:
     return [question.context.strip()] if question.context and question.context.strip() else []
 
 
-def _letters_item(question: Question) -> str:
+def _letters_item(question: Question, words: Scaffold) -> str:
     options = [f"({letter}) {option.strip()}" for letter, option in zip(LETTERS, question.options, strict=False)]
-    return SEPARATOR.join([*_context(question), f"**Question:** {question.stem.strip()}", *options, "**Answer:**("])
+    return SEPARATOR.join([*_context(question), f"**{words.question}:** {question.stem.strip()}", *options,
+                           f"**{words.answer}:**("])
 
 
 def _chat_item(question: Question, protocol: Protocol) -> str:
@@ -148,24 +160,31 @@ def _medconceptsqa_item(question: Question) -> str:
     return "\n".join([*_context(question), question.stem.strip(), *options, "Answer:"])
 
 
-def _pools(questions: Sequence[Question], task: str, asked_split: str) -> Iterator[list[Question]]:
-    """What each of the splits could give as shots: never from the split that is asked, and English where there is English."""
+def _pools(questions: Sequence[Question], task: str, asked_split: str, language: str,
+           translated: bool) -> Iterator[list[Question]]:
+    """What each of the splits could give as shots: never from the split that is asked, and all in one language. That is English
+    where the task has English ones at all, as in the paper; else that of the questions asked, else any. ``translated``: only that
+    of the questions asked."""
+    found = [question for question in questions
+             if question.task == task and question.split in SHOT_SPLITS and question.split != asked_split]
+    there = dict.fromkeys(question.language for question in found)
+    chosen = next((one for one in ((language,) if translated else ("en", language, *there)) if one in there), "")
     for split in SHOT_SPLITS:
-        found = [question for question in questions if question.task == task and question.split == split != asked_split]
-        yield [question for question in found if question.language == "en"] or found
+        yield [question for question in found if question.split == split and question.language == chosen]
 
 
-def num_shots(questions: Sequence[Question], task: str, asked_split: str) -> int:
-    """The most shots that one of a task's splits can give."""
-    return max(map(len, _pools(questions, task, asked_split)))
+def num_shots(questions: Sequence[Question], task: str, protocol: Protocol, asked_split: str, language: str = "en") -> int:
+    """The most shots that one of a task's splits can give to questions of a language."""
+    return max(map(len, _pools(questions, task, asked_split, language, protocol.translated)))
 
 
 def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, shot_set: int, root: int,
-                 asked_split: str) -> list[Question]:
-    """The shots that all questions of a task see in one shot set.
+                 asked_split: str, language: str = "en") -> list[Question]:
+    """The shots that all questions of a task and language see in one shot set.
 
     Shots come from the task's ``dev`` split, else ``train``, else ``validation``, never from the split that is asked,
-    and stay English where there is English. Drawn shots depend on (root, task, shot set) and on the pool's ids alone.
+    and stay English where there is English: all languages see the same, but for ``translated`` protocols. Drawn shots depend
+    on (root, task, shot set) and on the pool's ids alone.
 
     Raises:
         UserError: the task has too few such questions.
@@ -173,7 +192,7 @@ def choose_shots(questions: Sequence[Question], task: str, protocol: Protocol, s
     if protocol.shots == 0:
         return []
     pool: list[Question] = []
-    for found in _pools(questions, task, asked_split):
+    for found in _pools(questions, task, asked_split, language, protocol.translated):
         if len(pool) < protocol.shots and len(found) > len(pool):
             pool = found
     if len(pool) < protocol.shots:

@@ -30,24 +30,38 @@ def read_benchmark(place: Path) -> list[Question]:
 
 
 def choose_questions(questions: Sequence[Question], split: str, tasks: Sequence[str], limit: int,
-                     root: int) -> dict[str, list[Question]]:
+                     root: int, languages: Sequence[str] = ()) -> dict[str, list[Question]]:
     """The questions asked, by task, both in the benchmark's order; ``limit`` keeps those whose seeded rank is lowest, so a
-    larger limit only adds questions and a question's lot does not depend on the others (0: all).
+    larger limit only adds questions and a question's lot does not depend on the others (0: all). It counts each language by
+    itself: of a question all translations are kept, or none. No ``languages``: all of them.
 
     Raises:
-        UserError: the split or a task has no questions.
+        UserError: the split, a task or a language has no questions.
     """
     splits = dict.fromkeys(question.split for question in questions)
     if split not in splits:
         raise UserError(f"split '{split}': the benchmark has no such questions{nearest(split, splits)}")
+    there = dict.fromkeys(question.language for question in questions if question.split == split)
+    for language in languages:
+        if language not in there:
+            raise UserError(f"language '{language}': no question of split '{split}' is in it{nearest(language, there)}; "
+                            "translations come in with --translations")
     by_task: dict[str, list[Question]] = {}
     for question in questions:
-        if question.split == split:
+        if question.split == split and (not languages or question.language in languages):
             by_task.setdefault(question.task, []).append(question)
     for task in tasks:
         if task not in by_task:
             raise UserError(f"task '{task}': the benchmark has no such questions in split '{split}'{nearest(task, by_task)}")
-    return {task: _limited(found, limit, root) for task, found in by_task.items() if not tasks or task in tasks}
+    return {task: _by_language(found, limit, root) for task, found in by_task.items() if not tasks or task in tasks}
+
+
+def _by_language(questions: list[Question], limit: int, root: int) -> list[Question]:
+    found: dict[str, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.language, []).append(question)
+    kept = {question.identity for own in found.values() for question in _limited(own, limit, root)}
+    return [question for question in questions if question.identity in kept]
 
 
 def _limited(questions: list[Question], limit: int, root: int) -> list[Question]:

@@ -48,7 +48,12 @@ def common_fields(name: str, question: Question, prompt: str) -> Row:
             "group": str(question.meta.get("group", "")), "options": len(question.options), "answer": question.answer,
             "prompt_hash": canonical_hash([prompt, *question.options])[:16],
             "permutation": question.meta.get("permutation", 0), "order": question.meta.get("order"),
-            "cluster": canonical_hash([question.stem, question.context])[:16]}
+            "cluster": question.meta.get("cluster") or cluster_of(question)}
+
+
+def cluster_of(question: Question) -> str:
+    """The same for questions that ask the same. A translation is told its English question's (``meta.cluster``)."""
+    return canonical_hash([question.stem, question.context])[:16]
 
 
 def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], questions: Sequence[Question],

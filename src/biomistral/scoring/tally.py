@@ -14,7 +14,7 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
     """One SCORE: ``n`` questions, ``right`` the mean number right over shot sets and permutations, accuracy with its 95 %
     interval (clustered by what is asked), population spread over the shot sets, and means of letter mass and open accuracy.
     """
-    questions = len({row["question"] for row in rows})
+    questions = len(set(map(identity, rows)))
     sets = [float(np.mean([row["right"] for row in found])) for found in split_by(rows, "shot_set").values()]
     accuracy = float(np.mean([row["right"] for row in rows]))
     return {"n": questions, "right": sum(row["right"] for row in rows) * questions / len(rows), "accuracy": accuracy,
@@ -23,11 +23,16 @@ def score(rows: Sequence[Row]) -> dict[str, Any]:
             **_of_truth(rows)}
 
 
+def identity(row: Row) -> tuple[str, str]:
+    """Language and id of a row's question (`Question.identity`)."""
+    return row.get("language", ""), row["question"]
+
+
 def _clusters(rows: Sequence[Row]) -> list[list[bool]]:
-    """Answers to the same question: in all shot sets, permutations and tasks."""
-    found: dict[str, list[bool]] = {}
+    """Answers to the same question: in all shot sets, permutations, tasks and languages."""
+    found: dict[object, list[bool]] = {}
     for row in rows:
-        found.setdefault(row.get("cluster") or row["question"], []).append(row["right"])
+        found.setdefault(row.get("cluster") or identity(row), []).append(row["right"])
     return list(found.values())
 
 

@@ -21,6 +21,7 @@ LANGUAGES = {"ar": "Arabic", "zh": "Chinese", "fr": "French", "de": "German", "p
 CORPORA = {"MedQA": "medqa_4", "MedQA-5_options": "medqa_5", "PubMedQA": "pubmedqa", "MedMCQA": "medmcqa",
            **{f"MMLU_{subject}": f"mmlu_{subject}" for subject in mmlu.SUBJECTS}}
 TASKS = tuple(CORPORA.values())
+TRANSLATION = {"engine": "openai", "model": "gpt-3.5-turbo"}
 _FIELDS = {"corpus_name", "identifier", "question", "options", "correct_answer_letter"}
 
 
@@ -70,8 +71,9 @@ def _question(row: Row, split: str | None, language: str, place: str) -> Questio
         return Refusal(place, f"its options are lettered {letters}")
     right = str(row["correct_answer_letter"]).upper()
     answer = letters.index(right) if right in letters else -1
+    meta = {} if language == "en" else {"translation": TRANSLATION}
     return Draft(task, split, f"{split}/{row['identifier']}", str(row[f"question{suffix}"]), list(options.values()), answer,
-                 _context(row, task, suffix), language=language).question(place)
+                 _context(row, task, suffix), meta, language).question(place)
 
 
 def _context(row: Row, task: str, suffix: str) -> str | None:

@@ -9,6 +9,8 @@ _HUB = {**dict.fromkeys(mmlu.TASKS, "cais/mmlu"), "medqa_4": "GBaker/MedQA-USMLE
         "medmcqa": "openlifescienceai/medmcqa", "truthfulqa": "truthfulqa/truthful_qa"}
 """Where the hub has a task in a layout that is read here. PubMedQA's official test ids are in its authors' repository alone."""
 
+_SOURCES = {"bioinstructqa": "BioMistral/BioInstructQA", "mmmlu": "openai/MMMLU", "global_mmlu": "CohereLabs/Global-MMLU"}
+
 _MEDCONCEPTSQA = {"suites": ["medconceptsqa"], "task": "VOCABULARY_LEVEL", "sizes": {},
                   "licence": "as the code lists", "paper": "arXiv 2405.07348", "hub": ""}
 
@@ -23,7 +25,7 @@ def known() -> list[dict[str, Any]]:
 
 def _on_hub(source: str, task: str) -> str:
     """What ``--files`` takes to download it; empty where the hub has it in no layout that is read here."""
-    name = "BioMistral/BioInstructQA" if source == "bioinstructqa" else _HUB.get(task, "")
+    name = _SOURCES.get(source) or _HUB.get(task, "")
     return name and f"hub:datasets/{name}"
 
 

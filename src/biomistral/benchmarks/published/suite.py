@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomistral.benchmarks.published import bioinstructqa, medmcqa, medqa, mmlu, pubmedqa, truthfulqa
+from biomistral.benchmarks.published import bioinstructqa, medmcqa, medqa, mmlu, multilingual, pubmedqa, truthfulqa
 from biomistral.benchmarks.published.draft import Refusal
 from biomistral.benchmarks.published.files import DataFile, data_files
 from biomistral.errors import UserError
@@ -32,9 +32,13 @@ SOURCES = {
     "medmcqa": Source(medmcqa.recognises, medmcqa.read, medmcqa.TASKS, "MIT", "arXiv 2203.14371"),
     "truthfulqa": Source(truthfulqa.recognises, truthfulqa.read, truthfulqa.TASKS, "Apache-2.0", "arXiv 2109.07958"),
     "bioinstructqa": Source(bioinstructqa.recognises, bioinstructqa.read, bioinstructqa.TASKS, "Apache-2.0", "arXiv 2402.10373"),
+    "mmmlu": Source(multilingual.is_mmmlu, multilingual.read_mmmlu, mmlu.TASKS, "MIT", "arXiv 2009.03300"),
+    "global_mmlu": Source(multilingual.is_global, multilingual.read_global, mmlu.TASKS, "Apache-2.0", "arXiv 2412.03304"),
 }
 SUITES = {"biomistral": ("mmlu", "medqa", "pubmedqa", "medmcqa"), "mmlu_medical": ("mmlu",), "truthfulqa": ("truthfulqa",),
-          "bioinstructqa": ("bioinstructqa",)}
+          "bioinstructqa": ("bioinstructqa",), "mmmlu": ("mmmlu",), "global_mmlu": ("global_mmlu",)}
+_OF_LANGUAGE = {"bioinstructqa": bioinstructqa.of_language, "mmmlu": multilingual.of_language,
+                "global_mmlu": multilingual.of_language}
 
 _MMLU = {"clinical_knowledge": (5, 29, 265), "medical_genetics": (5, 11, 100), "anatomy": (5, 14, 135),
          "professional_medicine": (5, 31, 272), "college_biology": (5, 16, 144), "college_medicine": (5, 22, 173)}
@@ -82,8 +86,8 @@ def gather(suite: str, places: list[Path], language: str = "en") -> Gathered:
     if missing := [name for name, files in found.items() if not files]:
         raise UserError(f"{', '.join(map(str, places))}: no file of {', '.join(missing)} (told by its fields, see "
                         f"docs/formats.md); give it too, or build another suite than '{suite}'")
-    if suite == "bioinstructqa":
-        found[suite] = bioinstructqa.of_language(found[suite], language)
+    if suite in _OF_LANGUAGE:
+        found[suite] = _OF_LANGUAGE[suite](found[suite], language)
     return Gathered(found, others)
 
 

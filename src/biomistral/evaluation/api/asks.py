@@ -19,6 +19,9 @@ from biomistral.scoring.prompts import Protocol, build_messages, build_prompt, c
 Way = Literal["letters", "words", "echo"]
 """What is read of a reply: the likeliest first tokens, its text, or the probability of the prompt's own end."""
 
+AskId = tuple[str, int, tuple[str, str], int]
+"""Protocol, shot set, language and id of the question, permutation."""
+
 READERS = {"letters": read_letters, "words": read_words, "echo": read_echo}
 
 
@@ -39,8 +42,8 @@ class Ask:
         return build_prompt(self.question, self.shots, self.protocols[0])
 
     @property
-    def id(self) -> tuple[str, int, str, int]:
-        return self.protocols[0].name, self.shot_set, self.question.id, self.question.meta.get("permutation", 0)
+    def id(self) -> AskId:
+        return self.protocols[0].name, self.shot_set, self.question.identity, self.question.meta.get("permutation", 0)
 
     @property
     def way(self) -> Way:

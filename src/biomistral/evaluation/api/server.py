@@ -9,7 +9,7 @@ from biomistral.endpoint.crowd import ask_all
 from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.place import Place
 from biomistral.errors import UserError
-from biomistral.evaluation.api.asks import Ask, Served, requests_of
+from biomistral.evaluation.api.asks import Ask, AskId, Served, requests_of
 from biomistral.progress import bar, log
 from biomistral.recipe import Requests
 
@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self, place: Place, served: Served, use: Requests, account: Account, journal: Journal, spare: bool) -> None:
         self.place, self.served, self.use, self.account, self.journal, self._spare = place, served, use, account, journal, spare
-        self.long: set[tuple[str, int, str, int]] = set()
+        self.long: set[AskId] = set()
 
     def requests(self, asks: Iterable[Ask], top: int) -> dict[str, tuple[Request, list[Ask]]]:
         """What is still to be sent, by its key, each with the asks that it is for: prompts may be the same."""

@@ -11,15 +11,13 @@ from biomistral.endpoint.journal import Journal
 from biomistral.endpoint.place import find
 from biomistral.errors import UserError
 from biomistral.evaluation.answered import Answered
-from biomistral.evaluation.api.asks import Ask, Served, asks_of, requests_of
+from biomistral.evaluation.api.asks import Ask, AskId, Served, asks_of, requests_of
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server
 from biomistral.progress import log
 from biomistral.recipe import canonical_hash
 from biomistral.records import Question
-
-Id = tuple[str, int, str, int]
 
 
 def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
@@ -53,7 +51,7 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     answered = [ask for ask in sitting.asks if ask.id not in long]
     rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
     letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
-    left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id) for ask in sitting.asks
+    left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id, ask.question.language) for ask in sitting.asks
                                   if ask.id in long for protocol in ask.protocols))
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
              "quantization": None, "url": place.url, "served": settings.model}
@@ -76,7 +74,7 @@ class _Sitting:
         return [self.server.journal.entries[request.key]
                 for request in requests_of(ask, self.server.served, self.tops[ask.route])]
 
-    def ask(self, fewer: bool) -> set[Id]:
+    def ask(self, fewer: bool) -> set[AskId]:
         """Have everything answered, ``fewer``: what is too long behind a shot less, again and again; returns the ids of those
         asked in words, none of whose letters is among the likeliest tokens."""
         wordless = self._ask(self.asks)
@@ -84,7 +82,7 @@ class _Sitting:
             wordless = (wordless - {ask.id for ask in short}) | self._ask(short)
         return wordless
 
-    def _ask(self, asks: Sequence[Ask]) -> set[Id]:
+    def _ask(self, asks: Sequence[Ask]) -> set[AskId]:
         for route, top in self.tops.items():
             self.server.ask([ask for ask in asks if ask.route == route], top)
         wordless = {ask.id: ask for ask in asks if ask.way == "letters" and ask.id not in self.server.long
@@ -103,10 +101,10 @@ class _Sitting:
         self.server.long.difference_update(ask.in_words().id for ask in short if ask.way == "letters")
         return short
 
-    def left_out(self, behind_all: bool) -> set[Id]:
+    def left_out(self, behind_all: bool) -> set[AskId]:
         """Too long in one order of its options: left out in all, ``behind_all``: behind all shot sets, so that these compare."""
         def same(ask: Ask) -> tuple[object, ...]:
-            return (ask.id[0], ask.question.id) if behind_all else ask.id[:3]
+            return (ask.id[0], ask.question.identity) if behind_all else ask.id[:3]
 
         long = {same(ask) for ask in self.asks if ask.id in self.server.long}
         return {ask.id for ask in self.asks if same(ask) in long}
