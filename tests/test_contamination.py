@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lxml import html as lxml_html
 
 from biomistral.cli import main
 from biomistral.contamination import contamination
@@ -14,6 +15,8 @@ from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.recipe import Machine, parse
 from biomistral.records import Question, read_rows, write_questions
+from biomistral.reporting.overlap import PARTS
+from biomistral.reporting.settings import ReportSettings
 from biomistral.run import execute
 from biomistral.scoring.tally import score
 from test_corpus import prose
@@ -96,3 +99,48 @@ def test_the_command_and_its_refusals(place: Path, capsys: pytest.CaptureFixture
     with pytest.raises(UserError, match="the benchmark that was asked is gone"):
         contamination(place / "results", place / "dirty")
     assert contamination(place / "results", place / "dirty", moved)["questions"] == 4
+
+
+def test_the_page_shows_scores_with_and_without(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(*words: Any) -> int:
+        monkeypatch.setattr(sys, "argv", ["biomistral", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    suite = next(path for path in (place / "questions.parquet", place / "moved.parquet") if path.exists())
+    for name in ("dirty", "clean"):
+        assert command("contamination", place / "results", "--corpus", place / name, "--suite", suite, "--out",
+                       tmp_path / f"{name}.json") == 0
+    assert command("report", place / "results", "--contamination", tmp_path / "dirty.json", "--contamination",
+                   tmp_path / "clean.json", "--out", tmp_path / "site") == 0
+    found = contamination(place / "results", place / "dirty", suite)
+    shown = {one["corpus"]: one for one in json.loads((tmp_path / "site" / "results.json").read_text())["contamination"]}
+    one = shown[found["corpus"]]
+    assert (one["model"], one["questions"], one["standing"], one["removed"], one["too_short"]) == ("pico", 4, 1, 0, 1)
+    scores = {row["protocol"]: row["scores"] for row in one["rows"]}
+    for protocol, parts in found["protocols"].items():
+        assert {name: score and score["accuracy"] for name, score in scores[protocol].items()} == {
+            name: parts[name]["accuracy"] if name in parts else None for name in PARTS}
+    page = lxml_html.fromstring((tmp_path / "site" / "index.html").read_text(encoding="utf-8"))
+    tables = page.xpath("//section[@id='contamination']//table")
+    assert len(tables) == 2
+    captions = sorted(" ".join(table.xpath("./caption")[0].text_content().split()).partition(": ")[2] for table in tables)
+    assert [caption.partition(",")[0] for caption in captions] == [f"{count} of 4 questions stand in it" for count in (0, 1)]
+    assert "second" not in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert command("report", place / "results", "--out", tmp_path / "plain") == 0
+    assert "contamination" not in (tmp_path / "plain" / "index.html").read_text(encoding="utf-8").lower()
+
+
+def test_accounts_of_other_results_are_refused(place: Path, tmp_path: Path) -> None:
+    suite = next(path for path in (place / "questions.parquet", place / "moved.parquet") if path.exists())
+    found = contamination(place / "results", place / "dirty", suite)
+    for name, data, message in (("other", {**found, "results": "0" * 64}, "is about results 000000000000, which are not among"),
+                                ("same", found, "a second account of 'pico' and corpus"),
+                                ("else", {"model": "x"}, r"not what 'biomistral contamination --out' writes \(field required")):
+        files = [tmp_path / "good.json", tmp_path / f"{name}.json"]
+        for file, content in zip(files, (found, data), strict=True):
+            file.write_text(json.dumps(content))
+        settings = ReportSettings(results=[str(place / "results")], contamination=[str(file) for file in files])
+        with pytest.raises(UserError, match=message):
+            execute(settings, tmp_path / "no")

@@ -15,6 +15,7 @@ import torch
 
 from biomistral.cli import main
 from biomistral.errors import UserError
+from biomistral.evaluation.computing import Computer
 from biomistral.evaluation.settings import EvaluateSettings, SelectSettings
 from biomistral.evaluation.summary import degenerate, positions, sensitivity, summarise
 from biomistral.models.load import load_model, load_tokenizer
@@ -160,25 +161,39 @@ def test_batch_size_and_order_of_questions_change_nothing(place, done):
                 assert (twin["chosen"], twin["prompt_hash"]) == (row["chosen"], row["prompt_hash"])
 
 
-def test_killed_and_run_again_gives_the_same_answers(place):
-    """SIGKILL once the first part is on the disk; the second run reads it and ends in the very same numbers."""
+def test_killed_and_run_again_computes_only_what_is_not_on_the_disk(place, monkeypatch):
+    """SIGKILL in the middle of a part, and half a line behind what was written, as a kill may leave it: the second run computes
+    the batches that are not there, and ends in the very same numbers."""
     chosen = settings(place, protocols=["letters-3shot", "cloze-mean"], max_batch_tokens=1)
     code = (f"from pathlib import Path; from biomistral.run import execute; "
             f"from biomistral.evaluation.settings import EvaluateSettings; "
             f"execute(EvaluateSettings.model_validate_json({chosen.model_dump_json()!r}), Path({str(place / 'cut')!r}))")
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    for _ in range(6000):
-        parts = list(place.glob(".cut.*.partial/parts/*.parquet"))
-        if parts or process.poll() is not None:
+    lines = []
+    for _ in range(12000):
+        lines = [line for path in place.glob(".cut.*.partial/parts/*.jsonl") for line in path.read_bytes().splitlines()]
+        if len(lines) > 2 or process.poll() is not None:
             break
-        time.sleep(0.005)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert parts
     assert not (place / "cut").exists()
-    written = [{**row, "model": "pico"} for row in read_rows(parts[0])]  # parts do not know what the model is called
+    journals = list(place.glob(".cut.*.partial/parts/*.jsonl"))
+    whole = [json.loads(line) for path in journals for line in path.read_bytes().split(b"\n")[:-1]]
+    written = [row for entry in whole for row in entry["rows"]]
+    written += [row for path in place.glob(".cut.*.partial/parts/*.parquet") for row in read_rows(path)]
+    assert written
+    for path in journals:
+        with path.open("ab") as file:
+            file.write(b'{"batch": 7, "rows": [{"quest')
+    computed = []
+    rows = Computer.rows
+    monkeypatch.setattr(Computer, "rows", lambda self, part: computed.append(part.size) or rows(self, part))
     execute(chosen, place / "cut")
-    assert all(row in rows_of(place / "cut") for row in written)  # even their seconds: they were not computed again
+    again = rows_of(place / "cut")
+    for row in written:  # even their seconds: they were not computed again
+        assert any(all(row[name] == found[name] for name in row if name != "model") for found in again)
+    assert sum(computed) == len(again) - len(written)
     execute(chosen, place / "straight")
     assert rows_of(place / "cut", "seconds") == rows_of(place / "straight", "seconds")
     assert not (place / "cut" / "parts").exists()

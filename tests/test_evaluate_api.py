@@ -18,12 +18,12 @@ from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.evaluation.summary import summarise
-from biomistral.recipe import Machine, parse
+from biomistral.recipe import Machine, canonical_hash, parse
 from biomistral.records import Question, read_rows, write_questions
 from biomistral.reporting.results import read_results
 from biomistral.run import execute
 from biomistral.scoring.extract import extract
-from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, in_words
+from biomistral.scoring.prompts import PROTOCOLS, build_messages, build_prompt, choose_shots, in_words
 from completions_server import scores
 
 LETTERED = ["letters-0shot", "chat-0shot"]
@@ -79,6 +79,10 @@ def run(place, bench, out, protocols, use=None, **changes):
                                    "protocols": protocols, **changes})
     execute(settings, out, Machine(requests=use or {}))
     return list(read_rows(out / "answers.parquet")), json.loads((out / "results.json").read_text())
+
+
+def facts(folder):
+    return json.loads((folder / "manifest.json").read_text())["facts"]["asked"]
 
 
 def without_seconds(rows):
@@ -242,6 +246,35 @@ def test_prompts_too_long_for_the_server_are_left_out(serve, bench, tmp_path):
     assert "2 prompts are longer than the model reads" in " ".join(results["warnings"])
 
 
+@pytest.mark.parametrize("permutations", [1, 2])
+def test_prompts_too_long_for_the_server_get_as_many_shots_as_fit(serve, bench, tmp_path, permutations):
+    questions = make_questions()
+    shots = {shot_set: choose_shots(questions, "t", PROTOCOLS["letters-3shot"], shot_set, 0, "test") for shot_set in range(2)}
+
+    def length(question, own):
+        return len(build_prompt(question, own, PROTOCOLS["letters-3shot"]))
+
+    longest = length(questions[6], shots[0][:2])  # most have room for 2, 1 or no shots, the last not even alone
+    long = Question(id="long", task="t", stem="heart " * 200, options=("fever", "cough"), answer="A")
+    write_questions(tmp_path / "q.parquet", [*questions, long])
+    with serve(longest=longest) as place:
+        rows, results = run(place, tmp_path / "q.parquet", tmp_path / "out", ["letters-3shot"], shot_sets=2,
+                            too_long="fewer-shots", permutations=permutations)
+    assert {tuple(one) for one in results["left_out"]} == {("letters-3shot", shot_set, "long", "en") for shot_set in (0, 1)}
+    by_id = {question.id: question for question in questions}
+    for row in rows:
+        own = shots[row["shot_set"]]
+        fitting = next(count for count in (3, 2, 1, 0) if length(by_id[row["question"]], own[:count]) <= longest)
+        assert row["shots"] == fitting
+        if not row["permutation"]:
+            prompt = build_prompt(by_id[row["question"]], own[:fitting], PROTOCOLS["letters-3shot"])
+            assert row["prompt_hash"] == canonical_hash([prompt, *by_id[row["question"]].options])[:16]
+    assert len(rows) == 8 * 2 * permutations
+    assert len({row["shots"] for row in rows}) > 1
+    fewer = sum(row["shots"] < 3 for row in rows)
+    assert f"{fewer} prompts were longer than the model reads and got fewer shots" in " ".join(results["warnings"])
+
+
 def test_translations_have_answers_of_their_own(serve, bench, tmp_path):
     """Ids are the same in both languages: nothing is taken for something else, not even what is left out."""
     french = [one.model_copy(update={"language": "fr", "stem": one.stem.replace("What is", "Qu'est-ce que")})
@@ -271,7 +304,7 @@ def test_money(serve, bench, tmp_path, caplog):
         run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "max_cost": 1})
     assert "8 requests, about" in caplog.text
     assert "may cost 0.0" in caplog.text
-    asked = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]["asked"]
+    asked = facts(tmp_path / "out")
     assert asked["cost"] == pytest.approx((10 * asked["prompt_tokens"] + 20 * 8) / 1e6)
     with pytest.raises(UserError, match="max_cost needs price_in and price_out"):
         parse(Machine, {"requests": {"max_cost": 5}})
@@ -286,7 +319,7 @@ def test_killed_it_goes_on_and_pays_for_nothing_twice(serve, bench, tmp_path):
                 "Machine(requests={'concurrency': 1}))")
         process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
         for _ in range(3000):
-            kept = [file for file in tmp_path.glob(".cut.*.partial/parts/answers.jsonl") if file.read_bytes().count(b"\n") >= 3]
+            kept = [file for file in tmp_path.glob(".cut.*.partial/parts/answers.jsonl") if file.read_bytes().count(b"\n") >= 6]
             if kept or process.poll() is not None:
                 break
             time.sleep(0.01)
@@ -294,19 +327,51 @@ def test_killed_it_goes_on_and_pays_for_nothing_twice(serve, bench, tmp_path):
         process.wait()
         with kept[0].open("a") as file:
             file.write('{"key": "cut in the mid')
-        lines = kept[0].read_text().splitlines()[:-1]
-        rows, _ = run(place, bench, tmp_path / "cut", ["letters-0shot"])
-        again = {json.loads(line)["seconds"] for line in lines}
-        assert again <= {row["seconds"] for row in rows}
+        lines = list(map(json.loads, kept[0].read_text().splitlines()[:-1]))
+        asked_before = len(place.log()["times"])
+        prices = {"price_in": 10.0, "price_out": 20.0}
+        rows, _ = run(place, bench, tmp_path / "cut", ["letters-0shot"], prices)
+        assert {line["seconds"] for line in lines if "seconds" in line} <= {row["seconds"] for row in rows}
         assert len(place.asked_twice()) <= 1  # what was on its way when it was killed
         straight, _ = run(place, bench, tmp_path / "straight", ["letters-0shot"])
     assert without_seconds(rows) == without_seconds(straight)
+    sent = [line for line in lines if line.get("word") == "sent"]
+    lost = len(sent) - sum("seconds" in line for line in lines)
+    asked = facts(tmp_path / "cut")
+    assert 0 <= lost <= 1
+    assert asked_before <= len(sent)  # a request is noted before it goes out
+    assert (asked["unanswered"], asked["requests"]) == (lost, 8)
+    most = sent[-1]["tokens"] if lost else [0, 0]
+    assert asked["unanswered_cost"] == pytest.approx((10 * most[0] + 20 * most[1]) / 1e6)
+    answered = facts(tmp_path / "straight")["prompt_tokens"] * 1e-5 + 8 * 2e-5
+    assert asked["cost"] == pytest.approx(answered + asked["unanswered_cost"])
+
+
+def test_what_lost_answers_may_have_cost_is_counted_after_a_resume(serve, bench, tmp_path, caplog):
+    """Each answer of the first run is lost on its way, and it may send a request but once; the next one knows what that cost."""
+    caplog.set_level("INFO", "biomistral")
+    prices = {"price_in": 10.0, "price_out": 20.0, "concurrency": 3}
+    with serve(faults=["drop"]) as place:
+        with pytest.raises(UserError, match="1 times in a row"):
+            run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "tries": 1})
+        lines = [json.loads(line) for path in tmp_path.glob(".out.*.partial/parts/*.jsonl") for line in path.open()]
+        lost = [line["tokens"] for line in lines if line["word"] == "lost"]
+        cost = sum(10 * into + 20 * out for into, out in lost) / 1e6
+        assert 1 <= len(lost) <= 3
+        with pytest.raises(UserError, match=rf"--max-cost {cost:g}: .*and {cost:.4g} is spent"):
+            run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "max_cost": float(f"{cost:g}")})
+        run(place, bench, tmp_path / "out", ["letters-0shot"], {**prices, "tries": 3})
+        run(place, bench, tmp_path / "all", ["letters-0shot"], {**prices, "tries": 3})
+    asked, straight = facts(tmp_path / "out"), facts(tmp_path / "all")
+    assert asked["unanswered"] == 8  # those of the first run, and of what it did not come to
+    assert straight["unanswered"] == 0
+    assert asked["cost"] == pytest.approx(straight["cost"] + asked["unanswered_cost"])
+    assert "8 answers never came, for which a server may have charged" in caplog.text
 
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"url": ""}, "engine api needs a url"),
     ({"engine": "local"}, "a url is for engine api"),
-    ({"too_long": "fewer-shots"}, "needs the model's tokenizer"),
 ])
 def test_settings_that_do_not_fit(bench, changes, message):
     with pytest.raises(ValueError, match=message):

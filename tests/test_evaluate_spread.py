@@ -9,6 +9,7 @@ import torch
 
 from biomistral.errors import UserError
 from biomistral.evaluation.answering import model_digest
+from biomistral.evaluation.kept import Kept
 from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.models.load import load_model, load_tokenizer
 from biomistral.recipe import Machine
@@ -135,6 +136,25 @@ def test_a_cache_finds_answers_by_weights_and_prompts_never_by_name(place, done,
     execute(settings(place, model=str(tmp_path / "pico")), tmp_path / "other", cached)
     assert rows_of(tmp_path / "other", "seconds")[0]["probabilities"] != done[0]["probabilities"]
     assert not (tmp_path / "first" / "parts").exists()
+
+
+def test_half_a_line_counts_as_none_however_often_a_run_is_cut(tmp_path):
+    def batches(*numbers):
+        return iter([{"model": "", "question": f"q{number}"}] for number in numbers)
+
+    first = Kept(tmp_path / "part.parquet", 4)
+    assert [next(first.fill(batches(0)))] == [0]
+    for number in (1, 2):
+        with (tmp_path / "part.jsonl").open("ab") as file:
+            file.write(b'{"batch": 3, "ro')
+        again = Kept(tmp_path / "part.parquet", 4)
+        assert again.missing == [0, 1, 2, 3][number:]
+        assert next(again.fill(batches(number))) == number
+    last = Kept(tmp_path / "part.parquet", 4)
+    assert list(last.fill(batches(3))) == [3]
+    assert [row["question"] for row in last.rows()] == ["q0", "q1", "q2", "q3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["part.parquet"]
+    assert Kept(tmp_path / "part.parquet", 4).missing == []
 
 
 def test_the_digest_is_of_what_decides_answers(place, tmp_path):

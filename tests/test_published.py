@@ -111,6 +111,9 @@ def test_the_ten_tasks_from_their_released_files(tmp_path: Path, caplog: pytest.
     about = json.loads((made.path / "benchmark.json").read_text())
     assert about["tasks"]["medqa_4"] == {"dev": 0, "validation": 0, "test": 3, "licence": "MIT", "source": "arXiv 2009.13081"}
     assert "mmlu_anatomy: 3 test questions, 135 were expected" in caplog.text
+    assert "medqa_4, medqa_5, medmcqa: no dev, train or validation questions in these files" in caplog.text
+    order = dict.fromkeys(question.task for question in questions)
+    assert list(order) == [*mmlu.TASKS, "medqa_4", "medqa_5", "pubmedqa", "medmcqa"]
     assert len(made.manifest["facts"]["sizes"]) == 23
     again = execute(BenchmarkSettings(suite="biomistral", files=[str(tmp_path / "in")]), tmp_path / "again")
     assert again.manifest["content"] == made.manifest["content"]
@@ -279,7 +282,7 @@ def test_refusals_are_written_and_what_belongs_to_no_benchmark_is_named(tmp_path
     made = execute(BenchmarkSettings(suite="biomistral", files=[str(place)]), tmp_path / "out")
     (row,) = [json.loads(line) for line in (made.path / "refused.jsonl").read_text().splitlines()]
     assert row["reason"] == "0 options; MedQA has 4 or 5"
-    assert "notes.json: no file of this suite" in caplog.text
+    assert f"left out, no files of suite 'biomistral': {place / 'notes.json'}" in caplog.text
     assert made.manifest["facts"]["files_left_out"] == ["notes.json"]
 
 

@@ -1,5 +1,6 @@
 """Statistics against closed forms, scipy, hand-worked cases and their own promise (coverage)."""
 
+import importlib
 import itertools
 
 import numpy as np
@@ -25,6 +26,25 @@ from biomistral.statistics import (
 def test_wilson_is_scipys(right, n):
     expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
     assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_intervals_and_tests_are_statsmodels():
+    """Wilson at any level, McNemar's exact test from paired answers and Holm's correction, beside another implementation."""
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    contingency, multiple = (importlib.import_module(f"statsmodels.stats.{name}") for name in ("contingency_tables", "multitest"))
+    generator = np.random.default_rng(5)
+    for n in (1, 7, 100, 4183):
+        right, level = int(generator.integers(0, n + 1)), float(generator.uniform(0.5, 0.999))
+        low, high = proportion.proportion_confint(right, n, alpha=1 - level, method="wilson")
+        assert wilson(right, n, level) == pytest.approx((low, high), abs=1e-12)
+    for chance in (0.1, 0.5, 0.9):
+        a, b = generator.random((2, 300)) < [[chance], [0.6 * chance]]
+        table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
+        expected = contingency.mcnemar(table, exact=True).pvalue
+        assert mcnemar(int(table[0][1]), int(table[1][0])) == pytest.approx(expected, rel=1e-9)
+    for count in (1, 2, 3, 17):
+        p_values = generator.random(count) ** 3
+        assert holm(list(p_values)) == pytest.approx(multiple.multipletests(p_values, method="holm")[1], abs=1e-15)
 
 
 @pytest.mark.parametrize(("right", "n"), [(1, 0), (-1, 3), (4, 3)])

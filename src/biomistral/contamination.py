@@ -29,8 +29,8 @@ def contamination(results: Path, corpus: Path, benchmark: Path | None = None) ->
     where = standing(corpus, questions)
     parts = {"all": asked, "without those in the corpus": asked - where.kept.keys(), "those in the corpus": where.kept.keys(),
              "those taken out of it": where.removed.keys()}
-    return {"model": found.model.name, "corpus": open_artifact(corpus).key, "questions": len(asked),
-            "too_short": len(asked - where.searched), "standing": where.kept, "removed": where.removed,
+    return {"model": found.model.name, "results": found.artifact.key, "corpus": open_artifact(corpus).key,
+            "questions": len(asked), "too_short": len(asked - where.searched), "standing": where.kept, "removed": where.removed,
             "protocols": {protocol: {name: score(own) for name, ids in parts.items() if (own := _of(answers, ids))}
                           for protocol, answers in split_by(rows, "protocol").items()}}
 

@@ -174,18 +174,19 @@ def _parse_question(row: dict[str, Any], place: str) -> Question:
     if isinstance(row.get("meta"), str):
         row["meta"] = json.loads(row["meta"])
     row = {name: value for name, value in row.items() if value is not None}
+    named = f"question {row.get('id', '?')!r}"
     if isinstance(row.get("options"), dict):
         letters = list(row["options"])
         if letters != list(LETTERS[: len(letters)]):
-            raise UserError(f"{place}: option letters {letters} are not A, B, C, ... in order")
+            raise UserError(f"{place}: {named}: option letters {letters} are not A, B, C, ... in order")
         row["options"] = tuple(row["options"].values())
     if "answer" not in row and "id" in row:
-        raise UserError(f"{place}: question {row['id']!r} has no answer")
+        raise UserError(f"{place}: {named} has no answer")
     try:
         return Question.model_validate(row)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(step) for step in problem["loc"]) or f"question {row.get('id', '?')!r}"
+        where = ": ".join(filter(None, (named, ".".join(map(str, problem["loc"])))))
         raise UserError(f"{place}: {where}: {problem['msg'].removeprefix('Value error, ')}") from error
 
 

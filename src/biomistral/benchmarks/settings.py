@@ -40,7 +40,7 @@ class BenchmarkSettings(StageSettings):
     (arXiv 2405.07348) from lists of medical codes."""
 
     kind: ClassVar[str] = "benchmark"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.benchmarks.build:build"
 
     suite: Suite = Field("medconceptsqa", description="which benchmark to build", json_schema_extra={"argument": True})

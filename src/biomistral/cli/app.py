@@ -221,12 +221,16 @@ def contamination(
     corpus: Annotated[Path, typer.Option("--corpus", help="corpus folder it was trained on, or any other")],
     suite: Annotated[Path | None, typer.Option("--suite", help="the benchmark that was asked, where it does not lie there any "
                                                "more")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="file (.json) to write it to, for 'report --contamination'")] = None,
     as_json: Json = False,
 ) -> None:
     """Which questions stand in a corpus, and the scores with and without them, from recorded answers: no model is run."""
     from biomistral import contamination as overlap
+    from biomistral.files import write_json
 
     found = overlap.contamination(results, corpus, suite)
+    if out is not None:
+        write_json(out, found)
     emit(found, overlap.render(found), as_json)
 
 

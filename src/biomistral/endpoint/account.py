@@ -1,6 +1,6 @@
 """What was asked and what it costs: an estimate before, an account meanwhile, and a cap that is never passed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from biomistral.errors import UserError
@@ -15,10 +15,19 @@ def estimated_tokens(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN + 1
 
 
+Note = Callable[[str, str, tuple[int, int]], None]
+"""Told what became of a request: ``sent``, ``lost`` or ``spared``, its key, and its estimated tokens of prompt and answer."""
+
+
+def _nobody(word: str, key: str, tokens: tuple[int, int]) -> None:
+    return None
+
+
 @dataclass
 class Account:
     """Money in the unit of the prices. What is in flight counts with its estimate, what was answered with what the server
-    counted; an answer that was lost on its way counts too, since servers may charge for it."""
+    counted. An answer that never came counts with its estimate, since servers may charge for it: ``unanswered`` of them make up
+    ``unanswered_cost`` of what is ``spent``, which is thus an upper bound."""
 
     price_in: float | None = None
     price_out: float | None = None
@@ -27,6 +36,9 @@ class Account:
     in_flight: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    unanswered: int = 0
+    unanswered_cost: float = 0.0
+    note: Note = _nobody
 
     @classmethod
     def of(cls, use: Requests) -> "Account":
@@ -44,6 +56,21 @@ class Account:
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         self.spent += self.cost(prompt_tokens, completion_tokens)
+
+    def send(self, key: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """A request goes out now; from here on a server may charge for it."""
+        self.note("sent", key, (prompt_tokens, completion_tokens))
+
+    def lose(self, key: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """The answer to a request that was sent will not come."""
+        self.count(prompt_tokens, completion_tokens)
+        self.unanswered += 1
+        self.unanswered_cost += self.cost(prompt_tokens, completion_tokens)
+        self.note("lost", key, (prompt_tokens, completion_tokens))
+
+    def spare(self, key: str) -> None:
+        """The server has refused a request that was sent: it charges nothing for it."""
+        self.note("spared", key, (0, 0))
 
     def reserve(self, cost: float) -> bool:
         """Set the cost of one more request aside; False: it has to wait for what others in flight really cost.
@@ -78,3 +105,10 @@ class Account:
                             f"{out:,} of answers, estimated){before}; ask fewer (--limit), or raise the cap")
         priced = f"may cost {cost:.4g}" if self.priced else "no prices given"
         return f"{len(found):,} requests, about {into:,} prompt tokens, at most {out:,} of answers: {priced}"
+
+    def said(self) -> str:
+        """In words, what was asked and spent."""
+        spent = f", {self.spent:.4g} spent" if self.priced else ""
+        lost = (f"; {self.unanswered:,} answers never came, for which a server may have charged"
+                + (f" {self.unanswered_cost:.4g} of that at most" if self.priced else "")) if self.unanswered else ""
+        return f"{self.prompt_tokens:,} prompt tokens, {self.completion_tokens:,} of answers{spent}{lost}"

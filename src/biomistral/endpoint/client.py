@@ -111,13 +111,19 @@ class Client:
         failures = 0
         while True:
             cost = await self._turn(request)
+            self.account.send(request.key, request.prompt_tokens, request.completion_tokens)
             try:
                 return await self._once(request)
             except _AgainError as error:
                 failures += 1
                 if error.lost:
-                    self.account.count(request.prompt_tokens, request.completion_tokens)
+                    self.account.lose(request.key, request.prompt_tokens, request.completion_tokens)
+                else:
+                    self.account.spare(request.key)
                 await self._sleep(self._wait(error, failures))
+            except (RefusedError, UserError):
+                self.account.spare(request.key)
+                raise
             finally:
                 self.account.release(cost)
 

@@ -1,7 +1,8 @@
 """The local engine's answers, written part by part: what was cut off goes on where it was, and a cache finds what it knows.
 
 A part is some batches of one group. Its file is named by a hash of all that its numbers depend on: weights, precision, kind of
-device, batches, prompts. So the parts of an interrupted run and those of a cache are the same thing in two places.
+device, batches, prompts. So the parts of an interrupted run and those of a cache are the same thing in two places. Each batch is
+put on the disk when it is computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from biomistral.evaluation.kept import Kept
 from biomistral.files import file_digest
 from biomistral.models.folder import MODEL_PATTERNS, TOKENIZER_PATTERNS
 from biomistral.progress import bar
 from biomistral.recipe import canonical_hash
-from biomistral.records import ANSWER_SCHEMA, read_rows, write_table
 from biomistral.scoring.engine import batches, cost, shared_length
 from biomistral.scoring.groups import Group
 from biomistral.scoring.tally import Row
@@ -46,6 +47,10 @@ class Part:
                         prompts=[self.group.prompts[place] for place in places],
                         items=[self.group.items[place] for place in places])
         return replace(self, group=group, batches=[[number[place] for place in batch] for batch in self.batches])
+
+    def singly(self) -> "list[Part]":
+        """Each batch as a part of its own: what is computed at once, and lost at most."""
+        return [replace(self, key=f"{self.key}-{number}", batches=[batch]) for number, batch in enumerate(self.batches)]
 
     @property
     def size(self) -> int:
@@ -81,14 +86,14 @@ def parts_of(groups: Sequence[Group], budget: int, about: Sequence[str]) -> list
 
 
 def answer_all(folder: Path, parts: Sequence[Part], compute: Compute, name: str) -> Iterator[Row]:
-    """Rows of all parts in order, under this name; a part whose file is there is read, not computed again."""
+    """Rows of all parts in order, under this name; a batch that is on the disk is read, not computed again. ``compute`` is given
+    the others, each as a part (`Part.singly`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {part.key: folder / f"{part.key[:40]}.parquet" for part in parts}
-    missing = [part for part in parts if not files[part.key].is_file()]
-    computed, new = compute(missing), {part.key for part in missing}
+    kept = [Kept(folder / f"{part.key[:40]}.parquet", len(part.batches)) for part in parts]
+    computed = compute([part.singly()[number] for part, own in zip(parts, kept, strict=True) for number in own.missing])
     with bar(f"evaluating {name}", sum(part.size for part in parts)) as progress:
-        for part in parts:
-            if part.key in new:
-                write_table(files[part.key], next(computed), ANSWER_SCHEMA)
-            progress.advance(part.size)
-            yield from ({**row, "model": name} for row in read_rows(files[part.key]))
+        for part, own in zip(parts, kept, strict=True):
+            progress.advance(part.size - sum(len(part.batches[number]) for number in own.missing))
+            for number in own.fill(computed):
+                progress.advance(len(part.batches[number]))
+            yield from ({**row, "model": name} for row in own.rows())

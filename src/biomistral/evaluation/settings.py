@@ -72,8 +72,6 @@ class EvaluateSettings(StageSettings):
             raise ValueError("body is for engine api, and the engine is local")
         if self.engine == "api" and self.adapter is not None:
             raise ValueError("an adapter is for engine local; a server has it under a name of its own")
-        if self.engine == "api" and self.too_long == "fewer-shots":
-            raise ValueError("too_long fewer-shots needs the model's tokenizer, which engine api has not; choose refuse or drop")
         return self
 
 

@@ -72,7 +72,7 @@ def help_first(computer: Callable[[], Computer], parts: Sequence[Part], machine:
     """
     if machine.executor == "ray":
         raise ranks.Dismissed
-    exchange, by_key = ranks.Exchange(), {part.key: part for part in parts}
+    exchange, by_key = ranks.Exchange(), {one.key: one for part in parts for one in part.singly()}
     missing = exchange.take("missing", last=False)
     if mine := missing[ranks.rank()::ranks.world()]:
         own = computer()

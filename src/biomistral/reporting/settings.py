@@ -20,6 +20,8 @@ class ReportSettings(StageSettings):
     protocol: str = Field("", description="protocol whose finding and table come first; empty: the first one")
     title: str = Field("Leaderboard", min_length=1, description="title of the page")
     curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
+    contamination: list[Input] = Field(default_factory=list, description=(
+        "files that 'contamination --out' wrote about these results: scores with and without questions that stand in a corpus"))
     notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")
 
 

@@ -19,6 +19,7 @@ from biomistral.reporting.charts import Chart, accuracy_chart, loss_chart, perce
 from biomistral.reporting.compare import boards
 from biomistral.reporting.heatmap import language_charts
 from biomistral.reporting.imported import KIND, read_imported, tables
+from biomistral.reporting.overlap import overlaps
 from biomistral.reporting.results import Results, read_all
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.view import page_view
@@ -29,7 +30,7 @@ def build_site(work: Workspace) -> None:
 
     Raises:
         UserError: none was measured here, a results folder is not sound, a name is taken twice, the baseline or protocol is in
-            none of them, or a curve's folder has no metrics.
+            none of them, a curve's folder has no metrics, or an account of contamination is not about these results.
     """
     settings: ReportSettings = work.settings
     places = [work.locate(name) for name in dict.fromkeys(settings.results)]
@@ -42,7 +43,8 @@ def build_site(work: Workspace) -> None:
     _known("baseline", baseline, [result.model.name for result in results])
     _known("protocol", protocol, [name for result in results for name in result.runs])
     view = page_view(results, baseline, protocol, settings.seed)
-    view = {"title": settings.title, "notes": settings.notes, **view, "imported": tables(list(map(read_imported, imported)))}
+    view = {"title": settings.title, "notes": settings.notes, **view, "imported": tables(list(map(read_imported, imported))),
+            "contamination": overlaps(list(map(work.locate, settings.contamination)), results)}
     charts = _charts(results, view["boards"], protocol)
     curves = _curves(work, results, settings.curves)
     _write_assets(work.path / "assets")

@@ -80,13 +80,25 @@ def tokenised(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Qu
     if protocols[0].by_letter:
         items = [Item(question.id, tuple(own), ()) for question, own in zip(questions, ids, strict=True)]
         most = max((question.letters for question in questions), key=len)
-        letters = [] if protocols[0].by_text else letter_tokens(tokenizer, prompts[0], most)
+        letters = [] if protocols[0].by_text else _proved(questions[0], prompts[0], tokenizer, most)
         return Group(protocols, shot_set, questions, prompts, items, letters, len(shots))
     items = []
     for question, prompt, own in zip(questions, prompts, ids, strict=True):
         joint = encode(tokenizer, [prompt + option for option in cloze_continuations(question, protocols[0])])
         items.append(cloze_item(question.id, own, joint))
     return Group(protocols, shot_set, questions, prompts, items, [], len(shots))
+
+
+def _proved(question: Question, prompt: str, tokenizer: PreTrainedTokenizerBase, letters: str) -> LetterTokens:
+    """The tokens of the letters behind a prompt; those behind the other questions of a group end alike.
+
+    Raises:
+        UserError: see `letter_tokens`.
+    """
+    try:
+        return letter_tokens(tokenizer, prompt, letters)
+    except UserError as error:
+        raise UserError(f"question {question.id!r}: {error}") from error
 
 
 def context_length(config: dict[str, Any]) -> int | None:

@@ -101,6 +101,7 @@ def score_letters(engine: Engine, prefix: Prefix, items: Sequence[Item], letters
     open_tokens = logits.argmax(dim=1).tolist()
     logprobs = [torch.stack([row[list(forms)].logsumexp(0) for forms in tokens]).double() - whole.double()
                 for row, whole, tokens in zip(logits, total, letters, strict=True)]
+    refuse_damaged(torch.stack([own.max() for own in logprobs]), items)  # all letters ruled out: nothing to choose by
     seconds = (time.perf_counter() - started) / len(items)
     return [LetterAnswer(softmax(own.tolist()), min(1.0, float(own.exp().sum())), token, seconds)
             for own, token in zip(logprobs, open_tokens, strict=True)]

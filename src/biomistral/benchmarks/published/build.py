@@ -10,6 +10,8 @@ from biomistral.benchmarks.settings import BenchmarkSettings
 from biomistral.progress import log
 from biomistral.records import Question
 
+_NAMED = 3
+
 
 def published(work: Workspace) -> Suite:
     """The suite, its files told apart.
@@ -19,8 +21,10 @@ def published(work: Workspace) -> Suite:
     """
     settings: BenchmarkSettings = work.settings
     gathered = suite.gather(settings.suite, [work.locate(place) for place in settings.files], settings.language)
-    for path in gathered.others:
-        log.warning("%s: no file of this suite; left out", path)
+    if gathered.others:
+        more = len(gathered.others) - _NAMED
+        log.warning("left out, no files of suite '%s': %s%s", settings.suite, ", ".join(map(str, gathered.others[:_NAMED])),
+                    f" and {more} more" if more > 0 else "")
     made = Suite(iter(()))
     for name in gathered.files:
         source = suite.SOURCES[name]
@@ -37,6 +41,6 @@ def _read(work: Workspace, gathered: suite.Gathered) -> Iterator[Question]:
         counts[question.task, question.split] += 1
         yield question
     notes = suite.odd_sizes(work.settings.suite, counts)
-    for note in notes:
+    for note in [*notes, *suite.lacking(work.settings.suite, counts)]:
         log.warning(note)
     work.facts |= {"sizes": notes, "files_left_out": [path.name for path in gathered.others]}

@@ -18,8 +18,9 @@ def recognises(file: DataFile) -> bool:
 
 
 def read(files: list[DataFile], root: int) -> Iterator[Question | Refusal]:
-    """Questions of the medical subjects; files of other subjects are not this suite's. ``root`` decides nothing here."""
-    for file in files:
+    """Questions of the medical subjects, in the paper's order where each has files of its own; files of other subjects are not
+    this suite's. ``root`` decides nothing here."""
+    for file in sorted(files, key=_place):
         numbers: dict[str, int] = {}
         for place, row in file.rows():
             subject = str(row["subject"]) if "subject" in row else _subject(file)
@@ -27,6 +28,10 @@ def read(files: list[DataFile], root: int) -> Iterator[Question | Refusal]:
                 continue
             numbers[subject] = numbers.get(subject, -1) + 1
             yield attempt(place, partial(_question, file, subject, numbers[subject], row, place))
+
+
+def _place(file: DataFile) -> int:
+    return SUBJECTS.index(_subject(file)) if _subject(file) in SUBJECTS else len(SUBJECTS)
 
 
 def _subject(file: DataFile) -> str:

@@ -57,6 +57,9 @@ KNOWN_REASONS = {
 }
 
 
+SHOT_SPLITS = ("dev", "train", "validation")
+
+
 @dataclass(frozen=True)
 class Gathered:
     """The files of a suite by source, and those that belong to none."""
@@ -103,6 +106,18 @@ def read(gathered: Gathered, root: int) -> Iterator[Question | Refusal]:
             if isinstance(item, Question):
                 seen.add(item.id)
             yield item
+
+
+def lacking(suite: str, counts: Counter[tuple[str, str]]) -> list[str]:
+    """What cannot be asked of the tasks for want of files: shots, or anything at all."""
+    tasks = [task for name in SUITES[suite] for task in SOURCES[name].tasks]
+    untested = [task for task in tasks if not counts[task, "test"]]
+    shotless = [task for task in tasks if SIZES[task].keys() != {"test"} and not any(counts[task, one] for one in SHOT_SPLITS)]
+    lines = [f"{', '.join(untested)}: no test questions in these files"] if untested else []
+    if shotless:
+        lines.append(f"{', '.join(shotless)}: no dev, train or validation questions in these files: protocols with shots "
+                     "will not ask them; add their train files if you have them")
+    return lines
 
 
 def odd_sizes(suite: str, counts: Counter[tuple[str, str]]) -> list[str]:

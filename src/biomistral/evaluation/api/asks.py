@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Literal
 
@@ -26,14 +27,19 @@ READERS = {"letters": read_letters, "words": read_words, "echo": read_echo}
 
 @dataclass(frozen=True)
 class Ask:
-    """One question behind its shots, under protocols that read the same reply. ``prompt`` is a text; of a chat its turns, as
-    JSON: the server has the template."""
+    """One question behind its shots, under protocols that read the same reply."""
 
     protocols: tuple[Protocol, ...]
     shot_set: int
     question: Question
-    prompt: str
-    shots: int
+    shots: tuple[Question, ...]
+
+    @cached_property
+    def prompt(self) -> str:
+        """A text; of a chat its turns, as JSON: the server has the template."""
+        if self.protocols[0].chat:
+            return json.dumps(build_messages(self.question, self.shots, self.protocols[0]), ensure_ascii=False)
+        return build_prompt(self.question, self.shots, self.protocols[0])
 
     @property
     def id(self) -> AskId:
@@ -51,6 +57,10 @@ class Ask:
         """The same, to be answered in words."""
         return replace(self, protocols=tuple(map(in_words, self.protocols)))
 
+    def with_fewer(self) -> "Ask":
+        """The same behind a shot less."""
+        return replace(self, shots=self.shots[:-1])
+
 
 def asks_of(questions: Sequence[Question], settings: EvaluateSettings) -> Iterator[Ask]:
     """Everything that the settings ask.
@@ -59,11 +69,8 @@ def asks_of(questions: Sequence[Question], settings: EvaluateSettings) -> Iterat
         UserError: there is nothing to ask, or there are no shots.
     """
     for one in passes(questions, settings):
-        protocol = one.protocols[0]
         for (shot_set, shots), question in product(one.shots.items(), one.questions):
-            prompt = (json.dumps(build_messages(question, shots, protocol), ensure_ascii=False) if protocol.chat
-                      else build_prompt(question, shots, protocol))
-            yield Ask(one.protocols, shot_set, question, prompt, len(shots))
+            yield Ask(one.protocols, shot_set, question, tuple(shots))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def rows_of(ask: Ask, entries: Sequence[Entry], name: str) -> list[Row]:
         UserError: the server's probabilities are not numbers.
     """
     counted = [entry["tokens"][0] for entry in entries if entry["counted"]]
-    common = {**common_fields(name, ask.question, ask.prompt), "shot_set": ask.shot_set, "shots": ask.shots,
+    common = {**common_fields(name, ask.question, ask.prompt), "shot_set": ask.shot_set, "shots": len(ask.shots),
               "prompt_tokens": counted[0] if counted else None, "seconds": sum(entry["seconds"] for entry in entries),
               "said": None, "unparsed": None, "truth_mass": None}
     rows = []

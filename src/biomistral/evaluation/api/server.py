@@ -1,7 +1,7 @@
 """A server as the evaluation sees it: asks in, readings out, by way of the journal."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from biomistral.endpoint.account import Account
 from biomistral.endpoint.client import RefusedError, Reply, Request
@@ -19,17 +19,20 @@ _FEWEST_TOP = 5
 
 
 class Server:
-    """``drop``: questions whose prompt the server finds too long are left out, their asks' ids in ``long``; else they are an
-    error."""
+    """``spare``: asks whose prompt the server finds too long are noted in ``long``, by their ids; else they are an error."""
 
-    def __init__(self, place: Place, served: Served, use: Requests, account: Account, journal: Journal, drop: bool) -> None:
-        self.place, self.served, self.use, self.account, self.journal, self._drop = place, served, use, account, journal, drop
+    def __init__(self, place: Place, served: Served, use: Requests, account: Account, journal: Journal, spare: bool) -> None:
+        self.place, self.served, self.use, self.account, self.journal, self._spare = place, served, use, account, journal, spare
         self.long: set[AskId] = set()
 
-    def requests(self, asks: Iterable[Ask], top: int) -> dict[str, tuple[Request, Ask]]:
-        """What is still to be sent for some asks."""
-        return {request.key: (request, ask) for ask in asks if ask.id not in self.long
-                for request in requests_of(ask, self.served, top) if request.key not in self.journal.entries}
+    def requests(self, asks: Iterable[Ask], top: int) -> dict[str, tuple[Request, list[Ask]]]:
+        """What is still to be sent, by its key, each with the asks that it is for: prompts may be the same."""
+        found: dict[str, tuple[Request, list[Ask]]] = {}
+        for ask in asks:
+            for request in requests_of(ask, self.served, top) if ask.id not in self.long else ():
+                if request.key not in self.journal.entries:
+                    found.setdefault(request.key, (request, []))[1].append(ask)
+        return found
 
     def estimate(self, asks: Iterable[Ask], top: int) -> None:
         """Say what these will take.
@@ -57,14 +60,15 @@ class Server:
             ask_all(self.place, self.use, self.account, (request for request, _ in waiting.values()), deliver,
                     lambda request, error: self._refused(waiting[request.key][1], error))
 
-    def _refused(self, ask: Ask, error: RefusedError) -> None:
+    def _refused(self, asks: Sequence[Ask], error: RefusedError) -> None:
         """
         Raises:
-            UserError: unless the prompt is too long and such are left out.
+            UserError: unless the prompt is too long and such are not asked.
         """
-        if not (self._drop and _TOO_LONG.search(str(error))):
-            raise UserError(f"question {ask.question.id!r}: {self.place.url} refuses it under {ask.id[0]}: {error}")
-        self.long.add(ask.id)
+        if not (self._spare and _TOO_LONG.search(str(error))):
+            first = asks[0]
+            raise UserError(f"question {first.question.id!r}: {self.place.url} refuses it under {first.id[0]}: {error}")
+        self.long.update(ask.id for ask in asks)
 
     def able(self, ask: Ask, top: int) -> int:
         """How many of the likeliest tokens the server names for such an ask, at most ``top``; for likelihoods 1; 0: it cannot.
@@ -79,7 +83,7 @@ class Server:
             if not refusals:
                 break
             if not re.search("logprob|echo", str(refusals[0]), re.IGNORECASE):
-                self._refused(ask, refusals[0])
+                self._refused([ask], refusals[0])
                 return top
         else:
             return 0

@@ -15,6 +15,7 @@ from biomistral.evaluation.api.asks import Ask, AskId, Served, asks_of, requests
 from biomistral.evaluation.api.notes import letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server
+from biomistral.progress import log
 from biomistral.recipe import canonical_hash
 from biomistral.records import Question
 
@@ -35,24 +36,28 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     journal = Journal(work.path / "parts" / "answers.jsonl", account)
     try:
         served = Served(settings.model, {name: json.loads(value) for name, value in settings.body.items()})
-        server = Server(place, served, use, account, journal, settings.too_long == "drop")
+        server = Server(place, served, use, account, journal, settings.too_long != "refuse")
+        if journal.open:
+            log.info("%s: %d requests had no answer when an earlier run was cut off; they count as spent, with their estimates",
+                     place.url, journal.open)
         server.estimate(asks, settings.top_logprobs)
         sitting, notes = _begin(server, asks, settings.top_logprobs)
-        in_words = sitting.ask()
+        in_words = sitting.ask(fewer=settings.too_long == "fewer-shots")
     finally:
         journal.close()
+    log.info("%s: %s", place.url, account.said())
     name = settings.name or settings.model
-    # what is too long behind one shot set is left out of all, so that these compare
-    long = {(ask.id[0], ask.question.identity) for ask in sitting.asks if ask.id in server.long}
-    answered = [ask for ask in sitting.asks if (ask.id[0], ask.question.identity) not in long]
+    long = sitting.left_out(behind_all=settings.too_long == "drop")
+    answered = [ask for ask in sitting.asks if ask.id not in long]
     rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
     letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
     left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id, ask.question.language) for ask in sitting.asks
-                                  if (ask.id[0], ask.question.identity) in long for protocol in ask.protocols))
+                                  if ask.id in long for protocol in ask.protocols))
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
              "quantization": None, "url": place.url, "served": settings.model}
     asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
-             "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None}
+             "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None,
+             "unanswered": account.unanswered, "unanswered_cost": account.unanswered_cost if account.priced else None}
     return Answered(facts, rows, left_out, notes + letter_notes(letters, sitting.tops), {"asked": asked})
 
 
@@ -69,17 +74,40 @@ class _Sitting:
         return [self.server.journal.entries[request.key]
                 for request in requests_of(ask, self.server.served, self.tops[ask.route])]
 
-    def ask(self) -> set[AskId]:
-        """Have everything answered; returns the ids of those asked in words, none of whose letters is among the likeliest
-        tokens."""
+    def ask(self, fewer: bool) -> set[AskId]:
+        """Have everything answered, ``fewer``: what is too long behind a shot less, again and again; returns the ids of those
+        asked in words, none of whose letters is among the likeliest tokens."""
+        wordless = self._ask(self.asks)
+        while fewer and (short := self._shortened()):
+            wordless = (wordless - {ask.id for ask in short}) | self._ask(short)
+        return wordless
+
+    def _ask(self, asks: Sequence[Ask]) -> set[AskId]:
         for route, top in self.tops.items():
-            self.server.ask([ask for ask in self.asks if ask.route == route], top)
-        wordless = {ask.id: ask for ask in self.asks if ask.way == "letters" and ask.id not in self.server.long
+            self.server.ask([ask for ask in asks if ask.route == route], top)
+        wordless = {ask.id: ask for ask in asks if ask.way == "letters" and ask.id not in self.server.long
                     and not has_letters(ask, self.entries(ask)[0])}
         twins = {ask.in_words().id: ask.id for ask in wordless.values()}
         self.server.ask([ask.in_words() for ask in wordless.values()], 0)
         self.server.long.update(twins[one] for one in self.server.long & twins.keys())
         return set(wordless)
+
+    def _shortened(self) -> list[Ask]:
+        """Put what is too long, in all orders of its options, behind a shot less; what has none stays as it is."""
+        long = {ask.id[:3] for ask in self.asks if ask.id in self.server.long and ask.shots}
+        self.asks[:] = [ask.with_fewer() if ask.id[:3] in long else ask for ask in self.asks]
+        short = [ask for ask in self.asks if ask.id[:3] in long]
+        self.server.long.difference_update(ask.id for ask in short)
+        self.server.long.difference_update(ask.in_words().id for ask in short if ask.way == "letters")
+        return short
+
+    def left_out(self, behind_all: bool) -> set[AskId]:
+        """Too long in one order of its options: left out in all, ``behind_all``: behind all shot sets, so that these compare."""
+        def same(ask: Ask) -> tuple[object, ...]:
+            return (ask.id[0], ask.question.identity) if behind_all else ask.id[:3]
+
+        long = {same(ask) for ask in self.asks if ask.id in self.server.long}
+        return {ask.id for ask in self.asks if same(ask) in long}
 
 
 def _begin(server: Server, asks: list[Ask], top: int) -> tuple[_Sitting, list[str]]:
