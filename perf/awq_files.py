@@ -6,7 +6,7 @@ Random pico models of several architectures, group sizes and zero points, and Sm
 to the bit once rounded to float16, in which gptqmodel's plain kernel computes. Logits differ by what it rounds on the way.
 
 gptqmodel 7.7.0 has two layers in Phi-3's MLP where the architecture, and so our file, has ``gate_up_proj``: it leaves that out
-with a warning and computes with zeros. Phi-3 is therefore compared twice, once with that matrix in halves under gptqmodel's names.
+with a warning and computes with zeros. So Phi-3 is compared twice, once with that matrix in halves under gptqmodel's names.
 """
 
 import argparse
