@@ -5,7 +5,7 @@ from typing import Any
 from numba import carray
 
 from biomistral.merging.blocks import BLOCK
-from biomistral.merging.fused.steps import as_float32s, compiled, nothing, own_magnitude, value
+from biomistral.loops.steps import as_float32s, compiled, nothing, own_magnitude, value
 
 
 @compiled

@@ -5,7 +5,7 @@ from typing import Any
 from numba import carray
 
 from biomistral.merging.fused.measures import raise_to_peak
-from biomistral.merging.fused.steps import compiled, fma, rounded, stored, value
+from biomistral.loops.steps import compiled, fma, rounded, stored, value
 
 TILE = 1024
 """Elements whose sums stay in the first-level cache while row after row is added."""

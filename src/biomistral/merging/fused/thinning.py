@@ -6,7 +6,7 @@ import numpy as np
 
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.fused.measures import clear, fold
-from biomistral.merging.fused.steps import compiled, magnitude, rounded, value
+from biomistral.loops.steps import compiled, magnitude, rounded, value
 from biomistral.merging.fused.sums import TILE
 
 
