@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from biomistral.merging.blocks import BLOCK
 from biomistral.loops.steps import compiled, first_byte
+from biomistral.merging.blocks import BLOCK
 
 _WORD, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _FACTORS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)

@@ -4,8 +4,8 @@ from typing import Any
 
 from numba import carray
 
-from biomistral.merging.blocks import BLOCK
 from biomistral.loops.steps import as_float32s, compiled, nothing, own_magnitude, value
+from biomistral.merging.blocks import BLOCK
 
 
 @compiled

@@ -4,8 +4,8 @@ from typing import Any
 
 from numba import carray
 
-from biomistral.merging.fused.measures import raise_to_peak
 from biomistral.loops.steps import compiled, fma, rounded, stored, value
+from biomistral.merging.fused.measures import raise_to_peak
 
 TILE = 1024
 """Elements whose sums stay in the first-level cache while row after row is added."""

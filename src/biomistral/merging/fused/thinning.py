@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from biomistral.loops.steps import compiled, magnitude, rounded, value
 from biomistral.merging.blocks import BLOCK
 from biomistral.merging.fused.measures import clear, fold
-from biomistral.loops.steps import compiled, magnitude, rounded, value
 from biomistral.merging.fused.sums import TILE
 
 

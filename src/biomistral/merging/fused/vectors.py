@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from biomistral.merging.fused.measures import add, copy, raise_to_peak
 from biomistral.loops.steps import bits, compiled, rounded, stored, value
+from biomistral.merging.fused.measures import add, copy, raise_to_peak
 from biomistral.merging.fused.sums import TILE
 from biomistral.merging.fused.thinning import weigh
 
