@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
+from biomistral import cli
 from biomistral.artifact import Artifact
 from biomistral.errors import UserError
 from biomistral.models.load import load_model
@@ -148,6 +149,21 @@ def test_questions_are_compared(place: Path, tmp_path: Path) -> None:
     assert "seconds" not in (made.path / "quantization.json").read_text()
     assert "perplexity" not in made.manifest["facts"]
     assert run(place, tmp_path / "again", **asked).manifest["content"] == made.manifest["content"]
+
+
+def test_the_command_ends_with_what_a_form_costs(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["quantize", str(place / "model"), "--method", "fp4", "--no-speed", "--out"]
+    text = ["--calibration", str(place / "text.txt"), "--sequence-length", "32", "--evaluation-samples", "3"]
+    for number, more in enumerate(([], text)):
+        with pytest.raises(SystemExit) as ended:
+            cli.app(args=[*asked, str(tmp_path / str(number)), *more])
+        assert not ended.value.code
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert " MB, " in last
+        assert ("perplexity" in last) == bool(more)
+    with pytest.raises(SystemExit):
+        cli.app(args=[*asked, str(tmp_path / "1"), *text, "--json"])
+    assert json.loads(capsys.readouterr().out)["facts"]["perplexity"]
 
 
 def answer(question: str, probabilities: list[float], right: str = "A", shot_set: int = 0, prompt: str = "p") -> dict[str, Any]:

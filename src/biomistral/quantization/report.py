@@ -72,3 +72,17 @@ def relative_error(reference: Iterable[Tensor], quantized: Iterable[Tensor]) -> 
     """||b - a||^2 / ||a||^2 over all hidden states."""
     pairs = [squared_error(*pair) for pair in zip(reference, quantized, strict=True)]
     return sum(change for change, _ in pairs) / sum(energy for _, energy in pairs)
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """A line of what a form costs and keeps: what was measured of it."""
+    size = report["size"]
+    said = [f"{size['bytes'] / 1e6:,.1f} MB, {size['bits_per_weight']:.2f} bits a weight"]
+    if "perplexity" in report:
+        said.append(f"perplexity {report['perplexity']['quantized']:.2f} (16 bits: {report['perplexity']['reference']:.2f})")
+        said.append(f"KL divergence {report['kl_divergence']['mean']:.4f} nats")
+        said.append(f"{report['argmax_flips']:.1%} of next tokens changed")
+    if "questions" in report:
+        accuracy = report["questions"]["accuracy"]
+        said.append(f"accuracy {accuracy['quantized']:.1%} (16 bits: {accuracy['reference']:.1%})")
+    return "; ".join(said)
