@@ -2,7 +2,7 @@
 
     python perf/merge.py                       # five methods, 1.0 B parameters: about twenty minutes, nearly all of it mergekit
     python perf/merge.py --parameters 1e8      # a tenth of the size
-    python perf/merge.py --cold                # ours on files that are not in memory, beside reading and writing them
+    python perf/merge.py --cold --default-threads  # ours on files that are not in memory, beside reading and writing them
     python perf/merge.py --default-threads     # both as they are started by somebody who sets nothing
     python perf/merge.py --seven-b             # ours on two checkpoints of Mistral 7B's shape (14.5 GB each): peak memory
 
@@ -378,7 +378,8 @@ def main() -> None:
         if arguments.seven_b:
             kind, found = "seven_b", seven_b(bench)
         elif arguments.cold:
-            kind, found = "cold", cold(bench, arguments.methods, arguments.repeats)
+            kind = "cold" if arguments.default_threads else "cold_one_thread"
+            found = cold(bench, arguments.methods, arguments.repeats)
         else:
             bench.peer = peer_python(arguments.peer)
             kind = "against_mergekit_default_threads" if arguments.default_threads else "against_mergekit"

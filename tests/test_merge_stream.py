@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from biomistral import files
 from biomistral.artifact import open_artifact, verify
 from biomistral.errors import UserError
 from biomistral.merging import stream as streaming
 from biomistral.merging.checkpoint import Reader
+from biomistral.merging.digest import RunningDigest
 from biomistral.merging.draws import dare_mask
 from biomistral.merging.plan import plan_merge
 from biomistral.merging.settings import MergeSettings
 from biomistral.models.load import load_model, load_tokenizer
+from biomistral.recipe import Machine
 from biomistral.run import execute
 from biomistral.seeds import seed
 from merge_models import FILES, Weights, make_models, save_moved, settings, weights
@@ -251,6 +258,7 @@ from pathlib import Path
 from biomistral.merging import stream
 from biomistral.merging.settings import MergeSettings
 from biomistral.recipe import Machine
+from biomistral.recipe import Machine
 from biomistral.run import execute
 write, after = stream.Writer.write, int(sys.argv[3])
 count = 0
@@ -333,3 +341,36 @@ def test_run_twice_is_made_once(tmp_path: Path, models: dict[str, Path]) -> None
     started = time.time()
     assert execute(made, tmp_path / "out").manifest == first.manifest
     assert (tmp_path / "out" / "merge.json").stat().st_mtime < started
+
+
+# ---- the hash taken on the way --------------------------------------------------------------------------------------
+
+
+@given(parts=st.lists(st.binary(max_size=40), min_size=1, max_size=8), order=st.randoms(use_true_random=False),
+       cut=st.integers(1, 20))
+def test_a_hash_taken_while_parts_are_written_in_any_order_is_that_of_the_file(
+        parts: list[bytes], order: Any, cut: int) -> None:
+    starts = [6 + sum(map(len, parts[:number])) for number in range(len(parts))]
+    writes = [(number, at) for number, part in enumerate(parts) for at in range(0, len(part), cut)]
+    order.shuffle(writes)
+    with tempfile.TemporaryFile(buffering=0) as stream:
+        stream.write(b"header")
+        digest = RunningDigest(stream.fileno(), b"header")
+        for done, (number, at) in enumerate(writes, 1):
+            piece = parts[number][at:at + cut]
+            digest.wrote(starts[number] + at, memoryview(piece))
+            os.pwrite(stream.fileno(), piece, starts[number] + at)
+            if not any(other == number for other, _ in writes[done:]):
+                digest.finished(starts[number], starts[number] + len(parts[number]))
+    assert digest.end == 6 + sum(map(len, parts))
+    assert digest.hexdigest() == blake3(b"header" + b"".join(parts)).hexdigest()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_hash_of_the_manifest_is_that_of_the_file_on_the_disk(
+        tmp_path: Path, models: dict[str, Path], workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CACHE_FROM_BYTES", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    artifact = execute(settings(tmp_path, FILES["slerp"], models), tmp_path / "out", Machine(workers=workers))
+    written = (artifact.path / "model.safetensors").read_bytes()
+    assert artifact.manifest["files"]["model.safetensors"]["blake3"] == blake3(written).hexdigest()

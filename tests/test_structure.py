@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "biomistral"
-ROOMS = ("reporting", "evaluation", "quantization", "merging", "training", "corpus", "benchmarks")
+ROOMS = ("reporting", "evaluation", "quantization", "merging", "training", "corpus", "benchmarks", "translation", "chat")
 
 
 def imports_of(path: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import typer.core
 
 from biomistral import __version__, ranks
 from biomistral.benchmarks.settings import Suite
+from biomistral.cli.chat import chat_command
 from biomistral.cli.common import (
     COMMON,
     REQUESTS,
@@ -126,6 +127,7 @@ def run_command(
 
 
 app.command("run")(with_options(run_command, REQUESTS))
+app.command("chat")(chat_command)
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")

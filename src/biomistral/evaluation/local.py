@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import torch
-
 from biomistral import ranks
 from biomistral.artifact import Workspace, input_key
 from biomistral.evaluation.answered import Answered
@@ -15,14 +13,12 @@ from biomistral.evaluation.plan import make_plan
 from biomistral.evaluation.spreading import Loading, among_ranks, help_first, on_ray
 from biomistral.models.adapter import check_adapter, check_base
 from biomistral.models.folder import read_config
-from biomistral.models.load import load_tokenizer, num_parameters, own_device
+from biomistral.models.load import load_tokenizer, num_parameters, own_device, pick_dtype
 from biomistral.recipe import Machine, canonical_hash
 from biomistral.records import Question
 from biomistral.scoring.engine import batch_tokens
 from biomistral.scoring.groups import context_length
 from biomistral.scoring.prompts import PROTOCOLS
-
-_FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
 
 
 def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
@@ -63,13 +59,3 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
 def _spread(computer: Computer, loading: Loading, machine: Machine) -> AbstractContextManager[Compute]:
     """Who computes: a Ray cluster, the processes of torchrun, or this one alone."""
     return on_ray(loading, machine) if machine.executor == "ray" else nullcontext(among_ranks(computer))
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on processors that multiply it in hardware; elsewhere it is slower than float32."""
-    if name != "auto":
-        return torch.bfloat16 if name == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if any(able.get(feature) for feature in _FAST_BFLOAT16) else torch.float32

@@ -40,10 +40,12 @@ def stream(plan: Plan, folder: Path, seed: int = 0, variants: Variants = DEFAULT
     chunk = whole_units(chunk)
     layout = lay_out(plan.tensors, max_shard_bytes)
     journal = Journal(folder / _JOURNAL, layout)
-    writer = Writer(folder, layout, fresh=not journal.done, in_order=num_workers(workers) == 1)
+    writer = Writer(folder, layout, fresh=not journal.done)
     readers = _Readers(max(len(tensor.inputs) for tensor in plan.tensors))
     keep_freed_memory()
     try:
+        for name in journal.done:
+            writer.finish(name)
         with ready(plan.tensors, variants, device), bar("merging tensors", len(plan.tensors)) as progress:
             thresholds = find_thresholds(plan, variants, readers.mine(), chunk)
 
@@ -118,4 +120,5 @@ def _merge_tensor(task: PlannedTensor, reader: Reader, writer: Writer, operator:
         merged = operator.apply(inputs, start)
         account.add(merged, inputs, start, operator.peaks)
         writer.write(task.name, start, merged)
+    writer.finish(task.name)
     return {"name": task.name, "shape": list(task.shape), **account.facts(), **operator.facts()}

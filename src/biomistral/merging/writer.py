@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 
 from biomistral.files import remember_digest, write_json
+from biomistral.merging.digest import RunningDigest
 from biomistral.merging.planned import PlannedTensor
 from biomistral.recipe import canonical_hash
 
@@ -27,6 +27,7 @@ class Place:
 
     file: str
     offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def lay_out(tensors: list[PlannedTensor], max_shard_bytes: int) -> Layout:
 def _lay_out_shard(layout: Layout, name: str, tensors: list[PlannedTensor]) -> None:
     """Wider types first, so that every tensor is aligned to its own type."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offsets, end = {}, 0
+    places, end = {}, 0
     for tensor in sorted(tensors, key=lambda tensor: -tensor.out_dtype.itemsize):
-        offsets[tensor.name] = end
+        places[tensor.name] = (end, tensor.nbytes)
         entries[tensor.name] = {"dtype": tensor.out_dtype.name, "shape": list(tensor.shape),
                                 "data_offsets": [end, end + tensor.nbytes]}
         end += tensor.nbytes
@@ -65,7 +66,7 @@ def _lay_out_shard(layout: Layout, name: str, tensors: list[PlannedTensor]) -> N
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     layout.headers[name], layout.sizes[name] = header, len(header) + end
-    layout.places.update({tensor: Place(name, len(header) + offset) for tensor, offset in offsets.items()})
+    layout.places.update({tensor: Place(name, len(header) + offset, nbytes) for tensor, (offset, nbytes) in places.items()})
 
 
 def write_index(folder: Path, layout: Layout) -> None:
@@ -116,15 +117,12 @@ class Journal:
 
 
 class Writer:
-    """Writes chunks at their places in files that are as long as they will be from the start.
+    """Writes chunks at their places in files that are as long as they will be from the start, and hashes the files on the way."""
 
-    ``in_order``: one thread writes from the first tensor to the last, so the files' BLAKE3 is taken on the way.
-    """
-
-    def __init__(self, folder: Path, layout: Layout, fresh: bool, in_order: bool = False) -> None:
+    def __init__(self, folder: Path, layout: Layout, fresh: bool) -> None:
         self._folder, self._layout = folder, layout
         self._files: dict[str, int] = {}
-        self._digests: dict[str, _Digest] = {}
+        self._digests: dict[str, RunningDigest] = {}
         for name, size in layout.sizes.items():
             descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if fresh else 0), 0o644)
             self._files[name] = descriptor
@@ -132,39 +130,30 @@ class Writer:
                 reserve(descriptor, size)
             os.ftruncate(descriptor, size)
             os.pwrite(descriptor, layout.headers[name], 0)
-            if fresh and in_order:
-                self._digests[name] = _Digest(layout.headers[name])
+            self._digests[name] = RunningDigest(descriptor, layout.headers[name])
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
         """Write ``values`` as the elements from ``start`` on of the flattened tensor."""
         place, data = self._layout.places[name], memoryview(np.ascontiguousarray(values)).cast("B")
         offset = place.offset + start * values.itemsize
-        if place.file in self._digests:
-            self._digests[place.file].add(offset, data)
+        self._digests[place.file].wrote(offset, data)
         while data:
             done = os.pwrite(self._files[place.file], data, offset)
             data, offset = data[done:], offset + done
 
+    def finish(self, name: str) -> None:
+        """Note that a tensor is whole."""
+        place = self._layout.places[name]
+        self._digests[place.file].finished(place.offset, place.offset + place.nbytes)
+
     def close(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
         for name, digest in self._digests.items():
             if digest.end == self._layout.sizes[name]:
-                remember_digest(self._folder / name, digest.hasher.hexdigest())
+                remember_digest(self._folder / name, digest.hexdigest())
+        for descriptor in self._files.values():
+            os.close(descriptor)
         self._files.clear()
         self._digests.clear()
-
-
-class _Digest:
-    """BLAKE3 of a file as it is written; of no use, and ``end`` stays where it was, once something is written elsewhere."""
-
-    def __init__(self, header: bytes) -> None:
-        self.hasher, self.end = blake3(header), len(header)
-
-    def add(self, offset: int, data: memoryview) -> None:
-        if offset == self.end:
-            self.hasher.update(data)
-            self.end += len(data)
 
 
 def reserve(descriptor: int, size: int) -> None:

@@ -18,6 +18,8 @@ from biomistral.models.quantized.layouts import is_known
 from biomistral.models.quantized.linear import num_quantized
 from biomistral.models.quantized.load import load_quantized
 
+_FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
+
 
 def quiet() -> None:
     """Silence transformers' own progress bars and advice: this package reports for itself."""
@@ -40,6 +42,16 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bfloat16 on processors that multiply it in hardware; elsewhere it is slower than float32."""
+    if name != "auto":
+        return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(able.get(feature) for feature in _FAST_BFLOAT16) else torch.float32
 
 
 def own_device(name: str) -> torch.device:

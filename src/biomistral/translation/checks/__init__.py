@@ -1,0 +1,1 @@
+"""What can be wrong with a translation: a pure function a fault, each with its reason."""
