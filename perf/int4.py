@@ -1,19 +1,19 @@
 """Models in 4 bits beside the same models in bfloat16 on a CPU: questions, decoding, loading, memory.
 
     python perf/int4.py                         both shapes, about ten minutes on one core: results/int4.json
-    python perf/int4.py --shapes 135m --rounds 3
+    python perf/int4.py --shapes 135m --rounds 3    one of them anew
 
-Weights are random; the 4-bit ones are those rounded to nearest in groups of 128, in both layouts. A round times each form in
-turn, in a process of its own with one thread; ratios are of the rounds' medians. ``questions`` are forward passes of the
-evaluation's engine: 8 of 95 tokens, and 3-shot ones of 96 tokens behind a shared prefix of 450, by batches as it makes them;
-``decode`` is one token after 64 by the model itself; ``loading`` includes the first pass of one token.
+Weights are random; the 4-bit ones are those rounded to nearest in groups of 64 or 128, in both layouts. Times are CPU seconds on
+one thread: the forms are timed in turns in one process, and the fastest round counts, as what else a machine does only adds.
+``8 x 95`` and ``3-shot`` are forward passes of the evaluation's engine: questions of 95 tokens, and of 96 behind a shared prefix
+of 450, by batches as it makes them; ``decode`` is one token after 64 by the model itself; ``loading`` includes the first pass.
+Memory is that of a process of the form's own.
 """
 
 import argparse
 import json
 import multiprocessing
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -93,39 +93,61 @@ def tokens(count: int, length: int, seed: int) -> list[tuple[int, ...]]:
     return [tuple(row) for row in torch.randint(3, 32000, (count, length), generator=generator).tolist()]
 
 
-def decoding(model: Any) -> float:
-    """Seconds a token of one row."""
-    with torch.inference_mode():
-        cache = DynamicCache()
-        model(input_ids=torch.tensor(tokens(1, 64, 0)), past_key_values=cache)
-        step = torch.tensor([[5]])
-        model(input_ids=step, past_key_values=cache)
-        return seconds(lambda: [model(input_ids=step, past_key_values=cache) for _ in range(8)], 2) / 8
-
-
-def measure(folder: Path) -> dict[str, float]:
-    """One form's times (s) and memory (bytes)."""
+def memory(folder: Path) -> dict[str, float]:
+    """One form's loading (s) and memory (bytes)."""
     torch.set_num_threads(1)
     before = resident()
     began = time.process_time()
     model = load_model(folder, torch.bfloat16)
     with torch.inference_mode():
         model(input_ids=torch.tensor([[1]]))
-    found = {"loading": time.process_time() - began, "memory_loaded": resident() - before, "decode": decoding(model),
-             "memory_decoding": resident() - before}
+    found = {"loading": time.process_time() - began, "memory_loaded": resident() - before}
     engine = Engine(model)
-    short, shots = tokens(8, 95, 1), tokens(1, 450, 2)[0]
-    questions = tokens(24, 96, 3)
-    engine.last_logits(engine.prefix(()), short[:2])
-    found["8 x 95"] = seconds(lambda: engine.last_logits(engine.prefix(()), short), 2) / len(short)
+    engine.last_logits(engine.prefix(()), tokens(8, 95, 1))
+    return {**found, "memory_answering": resident() - before}
+
+
+def decoding(folder: Path) -> Callable[[], object]:
+    """Eight tokens of one row, one after the other."""
+    model, cache, step = load_model(folder, torch.bfloat16), DynamicCache(), torch.tensor([[5]])
+
+    def decode() -> None:
+        with torch.inference_mode():
+            for _ in range(8):
+                model(input_ids=step, past_key_values=cache)
+
+    with torch.inference_mode():
+        model(input_ids=torch.tensor(tokens(1, 64, 0)), past_key_values=cache)
+    return decode
+
+
+def questions(folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Eight short ones, and twelve behind three shots."""
+    engine = Engine(load_model(folder, torch.bfloat16))
+    short, shots, asked = tokens(8, 95, 1), tokens(1, 450, 2)[0], tokens(12, 96, 3)
 
     def three_shot() -> None:
         prefix = engine.prefix(shots)
-        for batch in batches([engine.cost(96, 450)] * len(questions), engine.max_batch_tokens):
-            engine.last_logits(prefix, [questions[index] for index in batch])
+        for batch in batches([engine.cost(96, 450)] * len(asked), engine.max_batch_tokens):
+            engine.last_logits(prefix, [asked[index] for index in batch])
 
-    found["3-shot"] = seconds(three_shot) / len(questions)
-    found["memory_answering"] = resident() - before
+    return lambda: engine.last_logits(engine.prefix(()), short), three_shot
+
+
+def in_turns(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """CPU seconds a token or question of each form, the least of some rounds after a first."""
+    torch.set_num_threads(1)
+    work: dict[str, dict[str, tuple[Callable[[], object], int]]] = {}
+    for form in FORMS:
+        short, three_shot = questions(folder / form)
+        work[form] = {"decode": (decoding(folder / form), 8), "8 x 95": (short, 8), "3-shot": (three_shot, 12)}
+    found: dict[str, dict[str, float]] = {form: dict.fromkeys(parts, float("inf")) for form, parts in work.items()}
+    for number in range(rounds + 1):
+        for name in ("decode", "8 x 95", "3-shot"):
+            for form, parts in work.items():
+                call, count = parts[name]
+                took = seconds(call) / count
+                found[form][name] = min(found[form][name], took if number else float("inf"))
     return found
 
 
@@ -136,7 +158,7 @@ def crossover(folder: Path) -> dict[str, dict[str, float]]:
     layers = {f"{layer.out_features} x {layer.in_features}": layer for layer in quantized_layers(model)}
     found: dict[str, dict[str, float]] = {}
     for name, layer in layers.items():
-        for rows in (1, 8, 16, 24, 32, 48, 64):
+        for rows in (1, 4, 8, 12, 16, 24, 32):
             x = torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
             for label, few in (("dequantised", 0), ("kernel", 1 << 30)):
                 layer.few_rows = few
@@ -163,19 +185,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             in_own_process(make_models, folder, shape)
-            rounds: dict[str, list[dict[str, float]]] = {form: [] for form in FORMS}
-            for _ in range(options.rounds):
-                for form in FORMS:
-                    rounds[form].append(in_own_process(measure, folder / form))
-                    print(shape, form, json.dumps({key: round(value, 4) for key, value in rounds[form][-1].items()}), flush=True)
-            median = {form: {key: statistics.median(found[key] for found in rounds[form]) for key in rounds[form][0]}
-                      for form in FORMS}
-            ratios = {form: {key: round(value / median["bfloat16"][key], 3) for key, value in median[form].items()}
+            times = in_own_process(in_turns, folder, options.rounds)
+            found = {form: {**times[form], **in_own_process(memory, folder / form)} for form in FORMS}
+            ratios = {form: {key: round(value / found["bfloat16"][key], 3) for key, value in found[form].items()}
                       for form in FORMS[1:]}
-            print(shape, "of bfloat16:", json.dumps(ratios), flush=True)
+            print(shape, json.dumps(found), "of bfloat16:", json.dumps(ratios), flush=True)
             size = {form: sum(path.stat().st_size for path in (folder / form).glob("*.safetensors")) for form in FORMS}
-            report[shape] = {"median": median, "of_bfloat16": ratios, "bytes_on_disk": size,
+            report[shape] = {"found": found, "of_bfloat16": ratios, "bytes_on_disk": size,
                              "products_ms": in_own_process(crossover, folder / "autoawq")}
+    if options.out.is_file():
+        report = {**json.loads(options.out.read_text(encoding="utf-8")), **report}
     options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -108,6 +108,13 @@ def with_ratios(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def against_awq(methods: dict[str, Any]) -> dict[str, float]:
+    """AWQ's KL divergence as a share of that of the other forms of its size: below 1 it is the closer one."""
+    divergence = {method: entry["ours"]["kl_mean"] for method, entry in methods.items() if "ours" in entry}
+    return {method: divergence["awq"] / divergence[method] for method in ("rtn", "gptq", "nf4", "awq-gptq")
+            if {"awq", method} <= divergence.keys()}
+
+
 def of_shape(name: str, layers: int | None, method: str, work: Path) -> dict[str, Any]:
     """CPU seconds and peak memory on random weights."""
     shape = SHAPES[name] | ({} if layers is None else {"num_hidden_layers": layers})
@@ -135,7 +142,7 @@ def main() -> None:
             found = against_peer(options.peer_python, options.methods, options.rounds, Path(place))
             kept = written.get("smollm2", {}).get("methods", {})
             methods = {method: with_ratios({**kept.get(method, {}), **entry}) for method, entry in found["methods"].items()}
-            written["smollm2"] = {**found, "methods": kept | methods}
+            written["smollm2"] = {**found, "methods": kept | methods, "kl_of_awq_to": against_awq(kept | methods)}
     written["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread"
     RESULTS.write_text(json.dumps(written, indent=1) + "\n")
 

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config
 
+from biomistral import cli
 from biomistral.artifact import Artifact
 from biomistral.errors import UserError
 from biomistral.models.load import load_model
 from biomistral.quantization.calibrated.samples import draw
 from biomistral.quantization.measure import measure, probe
 from biomistral.quantization.measure.answers import compare_answers
-from biomistral.quantization.measure.hidden import Readout, decoder_layers, hidden_states, open_streamed
+from biomistral.quantization.measure.hidden import Readout, decoder_layers, final_hidden, open_streamed
 from biomistral.quantization.measure.speed import measured
+from biomistral.quantization.measure.text import compare_text
 from biomistral.quantization.settings import QuantizeSettings
 from biomistral.recipe import Machine
 from biomistral.run import execute
@@ -94,13 +96,38 @@ def test_a_model_read_layer_by_layer_computes_what_it_does_loaded(tmp_path: Path
     streamed, loaded = open_streamed(folder, torch.float32, CPU), load_model(folder, torch.float32)
     with torch.inference_mode():
         expected = loaded(ids, output_hidden_states=True)
-    layers, final = hidden_states(streamed, ids)
+    seen: dict[int, torch.Tensor] = {}
+    finals = [final_hidden(streamed, tokens, seen.__setitem__) for tokens in ids]
     assert all(parameter.is_meta for parameter in decoder_layers(streamed).parameters())
-    assert len(layers) == 2
-    assert torch.allclose(layers[0], expected.hidden_states[1], atol=1e-5)
+    assert len(seen) == 2
+    assert torch.allclose(seen[0][0], expected.hidden_states[1][2], atol=1e-5)
     readout = Readout(streamed)
-    assert torch.allclose(readout(final[1]), expected.logits[1], atol=1e-5)
-    assert torch.allclose(readout(final[2, 5:6]), expected.logits[2, 5:6], atol=1e-5)
+    assert torch.allclose(readout(finals[1]), expected.logits[1], atol=1e-5)
+    assert torch.allclose(readout(finals[2][5:6]), expected.logits[2, 5:6], atol=1e-5)
+    with torch.inference_mode():
+        assert torch.allclose(streamed(ids).logits, expected.logits, atol=1e-5)  # head and body are its own again
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gpt2"])
+def test_a_comparison_holds_one_sequence_and_leaves_the_model_as_it_was(tmp_path: Path, kind: str) -> None:
+    folder = family(tmp_path / kind, kind)
+    ids = torch.arange(3, 51).reshape(3, 16)
+    rounded = load_model(folder, torch.float32)
+    with torch.no_grad():
+        for layer in decoder_layers(rounded):
+            for parameter in layer.parameters():
+                parameter.mul_(1.1)
+    with torch.inference_mode():
+        outputs = [model(ids, output_hidden_states=True) for model in (load_model(folder, torch.float32), rounded)]
+    found = compare_text(folder, rounded, ids, torch.float32)
+    before, after = (output.hidden_states[1] for output in outputs)
+    assert found["layers"][0]["hidden_error"] == pytest.approx(float((after - before).square().sum() / before.square().sum()))
+    log_p, log_q = (output.logits[:, :-1].double().log_softmax(-1) for output in outputs)
+    assert found["kl_divergence"]["mean"] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-2)
+    with torch.inference_mode():
+        assert torch.equal(rounded(ids).logits, outputs[1].logits)
+    alone = [compare_text(folder, rounded, tokens[None], torch.float32)["kl_divergence"]["mean"] for tokens in ids]
+    assert found["kl_divergence"]["mean"] == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 def test_questions_are_compared(place: Path, tmp_path: Path) -> None:
@@ -122,6 +149,21 @@ def test_questions_are_compared(place: Path, tmp_path: Path) -> None:
     assert "seconds" not in (made.path / "quantization.json").read_text()
     assert "perplexity" not in made.manifest["facts"]
     assert run(place, tmp_path / "again", **asked).manifest["content"] == made.manifest["content"]
+
+
+def test_the_command_ends_with_what_a_form_costs(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["quantize", str(place / "model"), "--method", "fp4", "--no-speed", "--out"]
+    text = ["--calibration", str(place / "text.txt"), "--sequence-length", "32", "--evaluation-samples", "3"]
+    for number, more in enumerate(([], text)):
+        with pytest.raises(SystemExit) as ended:
+            cli.app(args=[*asked, str(tmp_path / str(number)), *more])
+        assert not ended.value.code
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert " MB, " in last
+        assert ("perplexity" in last) == bool(more)
+    with pytest.raises(SystemExit):
+        cli.app(args=[*asked, str(tmp_path / "1"), *text, "--json"])
+    assert json.loads(capsys.readouterr().out)["facts"]["perplexity"]
 
 
 def answer(question: str, probabilities: list[float], right: str = "A", shot_set: int = 0, prompt: str = "p") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer, num_parameters
-from biomistral.models.quantized import kernels
+from biomistral.models.quantized import dequantise, kernels
 from biomistral.models.quantized.dequantise import Scratch, dequantise_at_once
 from biomistral.models.quantized.kernels import kernel_for
 from biomistral.models.quantized.layouts import LayoutName, config_entry, pack
@@ -50,6 +50,19 @@ def test_linear_equals_the_dequantised_product(rows: int, outputs: int, inputs: 
 def test_weights_are_rounded_once(outputs: int, groups: int, group: int, bits: int, dtype: torch.dtype, seed: int) -> None:
     matrix = random_matrix(outputs, groups * group, group, seed, bits)
     assert torch.equal(IntLinear(matrix).weight(dtype), matrix.dequantized().to(dtype))
+
+
+@pytest.mark.parametrize("looked_up", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tables_and_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, looked_up: bool, threads: int) -> None:
+    if not looked_up:
+        monkeypatch.setattr(dequantise, "_looks_up", lambda: False)
+    monkeypatch.setattr(dequantise, "_WEIGHTS_AT_ONCE", 1024)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    for bits in (4, 8):
+        matrix = random_matrix(67, 192, 64, bits=bits)
+        for dtype in (torch.bfloat16, torch.float32, torch.float16):
+            assert torch.equal(IntLinear(matrix).weight(dtype), matrix.dequantized().to(dtype))
 
 
 @pytest.mark.parametrize(("bits", "shift"), [(8, None), (4, 0), (4, 4)])

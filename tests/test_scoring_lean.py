@@ -115,6 +115,12 @@ def test_batches_order_and_what_is_shared_change_no_bit(config):
     assert run(engine, asked[::-1], 11, 200)[::-1] == expected
     for shared in (0, 4, 10):
         assert run(engine, asked, shared, 300) == expected
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert run(engine, asked, 11, 10000) == expected
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_generates_what_one_by_one_generates():

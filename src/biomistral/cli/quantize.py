@@ -1,5 +1,6 @@
 """``biomistral quantize``: one form of a model, or several side by side."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,11 @@ def _run_quantize(settings: StageSettings, out: Path, compare: str, speed: bool,
     """Make one form, or those that ``--compare`` names."""
     if not compare:
         run_stage(settings, out, speed=speed, **common)
+        if not common["as_json"]:
+            from biomistral.quantization.report import REPORT, in_words
+
+            report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+            emit(report, in_words(report), as_json=False)
         return
     from biomistral import forms
     from biomistral.quantization.table import markdown

@@ -25,10 +25,9 @@ class Comparison:
         self._reference_nll, self._quantized_nll, self._divergence, self._flips = torch.zeros(4, count).unbind()
         self._seen = 0
 
-    def add(self, reference: Tensor, quantized: Tensor, targets: Tensor) -> None:
-        """Logits (rows, vocabulary) of both models and the tokens (rows,) that really followed."""
+    def add(self, log_p: Tensor, log_q: Tensor, targets: Tensor) -> None:
+        """Log-probabilities (rows, vocabulary) in both models, which are used up, and the tokens (rows,) that really followed."""
         new = slice(self._seen, self._seen + len(targets))
-        log_p, log_q = (functional.log_softmax(logits.float(), -1) for logits in (reference, quantized))
         self._reference_nll[new] = -log_p.gather(1, targets[:, None])[:, 0]
         self._quantized_nll[new] = -log_q.gather(1, targets[:, None])[:, 0]
         self._flips[new] = (log_p.argmax(-1) != log_q.argmax(-1)).float()
@@ -56,11 +55,34 @@ def compare(readers: tuple[Reader, Reader], finals: Iterable[tuple[Tensor, Tenso
         give_back_freed_memory()
         for start in range(0, len(tokens) - 1, ROWS):
             rows = slice(start, min(start + ROWS, len(tokens) - 1))
-            comparison.add(readers[0](one[rows]), readers[1](other[rows]), tokens[rows.start + 1:rows.stop + 1])
+            log_p = functional.log_softmax(readers[0](one[rows]).float(), -1)  # one model's logits at a time
+            log_q = functional.log_softmax(readers[1](other[rows]).float(), -1)
+            comparison.add(log_p, log_q, tokens[rows.start + 1:rows.stop + 1])
+            del log_p, log_q
     return comparison.summary()
+
+
+def squared_error(reference: Tensor, quantized: Tensor) -> tuple[float, float]:
+    """||b - a||^2 and ||a||^2 of hidden states."""
+    exact = reference.float()
+    return float((quantized.float() - exact).square_().sum()), float(exact.square().sum())
 
 
 def relative_error(reference: Iterable[Tensor], quantized: Iterable[Tensor]) -> float:
     """||b - a||^2 / ||a||^2 over all hidden states."""
-    change = sum(float((b.float() - a.float()).square().sum()) for a, b in zip(reference, quantized, strict=True))
-    return change / sum(float(a.float().square().sum()) for a in reference)
+    pairs = [squared_error(*pair) for pair in zip(reference, quantized, strict=True)]
+    return sum(change for change, _ in pairs) / sum(energy for _, energy in pairs)
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """A line of what a form costs and keeps: what was measured of it."""
+    size = report["size"]
+    said = [f"{size['bytes'] / 1e6:,.1f} MB, {size['bits_per_weight']:.2f} bits a weight"]
+    if "perplexity" in report:
+        said.append(f"perplexity {report['perplexity']['quantized']:.2f} (16 bits: {report['perplexity']['reference']:.2f})")
+        said.append(f"KL divergence {report['kl_divergence']['mean']:.4f} nats")
+        said.append(f"{report['argmax_flips']:.1%} of next tokens changed")
+    if "questions" in report:
+        accuracy = report["questions"]["accuracy"]
+        said.append(f"accuracy {accuracy['quantized']:.1%} (16 bits: {accuracy['reference']:.1%})")
+    return "; ".join(said)

@@ -23,7 +23,7 @@ class QuantizeSettings(StageSettings):
     """Quantise a model's linear layers to 4 bits and measure what it cost: perplexity, KL divergence, size."""
 
     kind: ClassVar[str] = "quantize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.quantization.quantize:quantize"
 
     model: Input = Field(description="16-bit model folder", json_schema_extra={"argument": True})

@@ -1,6 +1,6 @@
-"""Hidden states of a model, loaded or read from the disk layer by layer, and its logits from the last of them."""
+"""Hidden states of a model, loaded or read from the disk layer by layer, as they pass, and its logits from the last of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from transformers import PreTrainedModel
 from biomistral.models import skeleton
 from biomistral.models.stored import StoredWeights, open_model
 from biomistral.scoring.engine import AnswerHead
-
-_TOKENS_AT_ONCE = 4096
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -63,66 +61,74 @@ def _read_when_run(layer: nn.Module, name: str, stored: StoredWeights, dtype: to
 class _Keeper(nn.Module):  # type: ignore[misc]
     """Stands where the output head is and keeps what would have entered it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Tensor] = []
+    seen: Tensor
 
     def forward(self, hidden: Tensor) -> Tensor:
-        self.seen.append(hidden)
+        self.seen = hidden
         return hidden[..., :1]
 
 
 @contextmanager
-def _kept_layers(model: PreTrainedModel) -> Iterator[list[list[Tensor]]]:
-    """The outputs of each decoder layer while the model runs, on the CPU."""
-    layers = decoder_layers(model)
-    kept: list[list[Tensor]] = [[] for _ in layers]
+def _seen_layers(model: PreTrainedModel, see: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While the model runs, show what leaves each decoder layer."""
+    def show(index: int) -> Any:
+        return lambda _, __, output: see(index, output[0] if isinstance(output, tuple) else output)
 
-    def keep(own: list[Tensor]) -> Any:
-        return lambda _, __, output: own.append((output[0] if isinstance(output, tuple) else output).cpu())
-
-    handles = [layer.register_forward_hook(keep(own)) for layer, own in zip(layers, kept, strict=True)]
+    handles = [layer.register_forward_hook(show(index)) for index, layer in enumerate(decoder_layers(model))]
     try:
-        yield kept
+        yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def hidden_states(model: PreTrainedModel, sequences: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Of token sequences (count, T): what leaves each decoder layer, and what enters the head, each (count, T, hidden)."""
-    head, keeper = model.get_output_embeddings(), _Keeper()
-    model.set_output_embeddings(keeper)
+@contextmanager
+def _head(model: PreTrainedModel, other: nn.Module) -> Iterator[None]:
+    """Another output head meanwhile."""
+    own = model.get_output_embeddings()
+    model.set_output_embeddings(other)
     try:
-        with torch.inference_mode(), _kept_layers(model) as layers:
-            for part in sequences.split(max(1, _TOKENS_AT_ONCE // sequences.shape[1])):
-                model(input_ids=part.to(model.device), use_cache=False)
+        yield
     finally:
-        model.set_output_embeddings(head)
-    return [torch.cat(own) for own in layers], torch.cat(keeper.seen)
+        model.set_output_embeddings(own)
+
+
+def final_hidden(model: PreTrainedModel, tokens: Tensor, see: Callable[[int, Tensor], None]) -> Tensor:
+    """What enters the head, (T, hidden), of tokens (T,); ``see`` is shown each decoder layer's number and output on the way."""
+    keeper = _Keeper()
+    with torch.inference_mode(), _head(model, keeper), _seen_layers(model, see):
+        model(input_ids=tokens[None].to(model.device), use_cache=False)
+    return keeper.seen[0]
 
 
 class Readout:
-    """A model's logits from its final hidden states, with whatever its own forward does after the head; its body is let go.
+    """A model's logits from its final hidden states, with whatever its own forward does after the head.
 
     Float32 whatever the weights: bfloat16 logits are 0.1 apart near 20, more than 8 bits cost.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._head = AnswerHead(model.get_output_embeddings())
-        self._head.exact = True
-        model.set_output_embeddings(self._head)
-        self._body = _Given()
-        setattr(model, model.base_model_prefix, self._body)
-        self._model = model
+        self._model, self._answers, self._given = model, AnswerHead(model.get_output_embeddings()), _Given()
+        self._answers.exact = True
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Logits (rows, vocabulary), float32, of final hidden states (rows, hidden)."""
         rows = torch.arange(len(hidden), device=hidden.device)
-        self._body.hidden, self._head.read = hidden[None], (torch.zeros_like(rows), rows)
-        with torch.inference_mode():
+        self._given.hidden, self._answers.read = hidden[None], (torch.zeros_like(rows), rows)
+        with torch.inference_mode(), _head(self._model, self._answers), _body(self._model, self._given):
             logits: Tensor = self._model(input_ids=rows[None], use_cache=False).logits[0]
         return logits.float()
+
+
+@contextmanager
+def _body(model: PreTrainedModel, other: nn.Module) -> Iterator[None]:
+    """Another module meanwhile where the model's body is."""
+    own = model.base_model
+    setattr(model, model.base_model_prefix, other)
+    try:
+        yield
+    finally:
+        setattr(model, model.base_model_prefix, own)
 
 
 class _Given(nn.Module):  # type: ignore[misc]
