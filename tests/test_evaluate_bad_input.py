@@ -181,7 +181,7 @@ def test_letters_that_a_model_rules_out_altogether_name_the_question():
         def __init__(self, *logits):
             self.logits = torch.tensor(logits)
 
-        def last_logits(self, prefix, rows):
+        def last_logits(self, prefix, rows, keep=True):
             return self.logits, None
 
     items, letters, out = [Item("one", (1,), ()), Item("the-one", (1,), ())], [[(0,), (1,)]] * 2, -math.inf

@@ -21,6 +21,7 @@ from biomistral.scoring.engine import Engine, batches
 from biomistral.scoring.lean import layer as lean_layer
 from biomistral.scoring.lean.engine import LeanEngine, engine_for
 from biomistral.scoring.score import Item, score_cloze, score_letters, score_texts
+from int_matrices import write_model
 from tiny import make_model
 
 LETTERS = [(5, 9), (6,), (7,), (8,)]
@@ -175,3 +176,15 @@ def test_forgotten_weights_are_read_again(tmp_path):
     forget([*model.parameters(), changed])
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     assert bool((changed == 1).all())
+
+
+@pytest.mark.parametrize("layout", ["autoawq", "compressed-tensors"])
+def test_weights_in_integers_answer_with_the_bits_of_their_16_bit_twin(tmp_path, layout):
+    quantized, plain = write_model(make_model(tmp_path / "base", dtype="bfloat16"), tmp_path, layout)
+    model = load_model(quantized, torch.bfloat16)
+    model(torch.tensor([[5, 6, 7]]))  # by the kernel: an engine finds a model that has been used
+    ours, theirs = engine_for(model), engine_for(load_model(plain, torch.bfloat16))
+    assert isinstance(ours, LeanEngine)
+    assert isinstance(theirs, LeanEngine)
+    asked = items(24)
+    assert run(ours, asked, 11, 90) == run(theirs, asked, 11, 10000)

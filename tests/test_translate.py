@@ -143,7 +143,7 @@ def test_benchmarks_that_cannot_be_translated_are_refused_in_a_line(home, asked,
 
 def test_an_item_without_options_is_refused_in_a_line(home):
     suite = lines(home / "bench.jsonl", [{"id": "q1", "task": "t", "stem": "Why?", "options": [], "answer": "A"}])
-    with pytest.raises(UserError, match=r"bench\.jsonl:1: options"):
+    with pytest.raises(UserError, match=r"bench\.jsonl:1: question 'q1': options"):
         imported(suite, lines(home / "a.jsonl", [row()]), home / "pt")
 
 

@@ -54,7 +54,7 @@ class IntLinear(nn.Module):  # type: ignore[misc]
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """The weights (N, K): (q - z) * s, computed in float32 and rounded once."""
-        return self._fill(torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.zeros.device))
+        return self.fill(torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.zeros.device))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() <= self.few_rows * self.in_features and self.bits == 4:
@@ -64,13 +64,13 @@ class IntLinear(nn.Module):  # type: ignore[misc]
         if x.requires_grad or x.device.type != "cpu":  # what a gradient needs may not be written over
             return functional.linear(x, self.weight(x.dtype), self.bias)
         room = self.scratch.take("weights", x.dtype, self.out_features * self.in_features)
-        return functional.linear(x, self._fill(room.view(self.out_features, self.in_features)), self.bias)
+        return functional.linear(x, self.fill(room.view(self.out_features, self.in_features)), self.bias)
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, bits={self.bits}, "
                 f"group_size={self.group_size}")
 
-    def _fill(self, out: Tensor) -> Tensor:
+    def fill(self, out: Tensor) -> Tensor:
         """Put the weights into ``out`` (N, K) and return it."""
         plain = self._plain()
         halves = (0,) if self.bits == 8 else (0, len(plain))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from biomistral.models.load import num_parameters
 from biomistral.models.mapped import forget
+from biomistral.models.quantized.linear import same_for_any_batch
 from biomistral.scoring.engine import Engine, Prefix, Rows, token_logprobs
 from biomistral.scoring.lean.layer import Current, LeanLayer, Pass
 from biomistral.scoring.lean.recognise import agree, decoder_layers, kinds_of, take_apart
@@ -38,6 +39,7 @@ def engine_for(model: PreTrainedModel, max_batch_tokens: int = 0) -> Engine:
     layers = decoder_layers(model)
     if layers is None or not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return Engine(model, max_batch_tokens)
+    same_for_any_batch(model)
     with torch.no_grad():
         if not all(_stands_for(model, layer, place, current) for place, layer in kinds_of(layers)):
             return Engine(model, max_batch_tokens)

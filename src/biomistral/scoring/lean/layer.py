@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from biomistral.models.quantized.dequantise import Scratch
+from biomistral.scoring.lean.linears import product_of
 from biomistral.scoring.lean.native import attention_space, has_tiles, run
 from biomistral.scoring.lean.recognise import Norm, Parts
 from biomistral.scoring.lean.sharing import share
@@ -53,20 +54,6 @@ FEWEST = 64
 """Rows of a loop that are worth a thread."""
 
 
-class Product:
-    """Linear layers side by side as one, its weights in the order that oneDNN multiplies them in."""
-
-    def __init__(self, linears: tuple[nn.Linear, ...], chunk: int) -> None:
-        weight = torch.cat([linear.weight.detach() for linear in linears])
-        biases = [linear.bias for linear in linears]
-        self.bias = None if biases[0] is None else torch.cat([bias.detach() for bias in biases])
-        self.width = weight.shape[0]
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, chunk)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], ""))
-
-
 class LeanLayer(nn.Module):  # type: ignore[misc]
     """Stands for a decoder layer of `transformers`, and is called as one; only hidden states are looked at."""
 
@@ -76,19 +63,23 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
         self.heads, self.groups, self.width = parts.heads, parts.groups, parts.width
         self.window, self.scale, self.activation = parts.window, parts.scale, parts.activation
         self.norms, self.head_norms = parts.norms, parts.head_norms
-        self.qkv, self.out = Product(parts.qkv, chunk), Product((parts.out,), chunk)
-        self.gate_up, self.down = Product(parts.gate_up, chunk), Product((parts.down,), chunk)
+        self.qkv, self.out, self.gate_up, self.down = (
+            product_of(linears, chunk, current.scratch) for linears in (parts.qkv, (parts.out,), parts.gate_up, (parts.down,)))
         self.attend = "attend_by_tiles" if self.width % 32 == 0 and has_tiles() else "attend_by_loops"
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         """``(1, rows, width)`` to the same, in place; of the last layer the rows that are read, padded to whole chunks."""
         now, rows = self.current.now, hidden[0]
         assert now is not None, "no pass was begun"
+        for product in (self.qkv, self.out, self.gate_up, self.down):
+            product.begin()
         mixed = self._attention(rows, now)
         if self.last:
             rows, mixed = _picked(rows, now), _picked(mixed, now)
         for start in range(0, len(rows), now.chunk):
             self._gated(rows[start:start + now.chunk], mixed[start:start + now.chunk])
+        for product in (self.qkv, self.out, self.gate_up, self.down):
+            product.end()
         return rows[None]
 
     def _attention(self, rows: Tensor, now: Pass) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from biomistral.models.quantized.linear import IntLinear
+
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DROPOUTS = {"resid_attn_dropout", "resid_mlp_dropout"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
@@ -45,10 +47,10 @@ class Parts:
     norms: tuple[Norm, Norm]
     head_norms: tuple[Norm, Norm] | None
     activation: int
-    qkv: tuple[nn.Linear, ...]
-    out: nn.Linear
-    gate_up: tuple[nn.Linear, ...]
-    down: nn.Linear
+    qkv: tuple[nn.Linear | IntLinear, ...]
+    out: nn.Linear | IntLinear
+    gate_up: tuple[nn.Linear | IntLinear, ...]
+    down: nn.Linear | IntLinear
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList | None:
@@ -75,8 +77,8 @@ def take_apart(layer: nn.Module) -> Parts | None:
     norms = _norms(layer.input_layernorm, layer.post_attention_layernorm)
     own_norms = _norms(attention.q_norm, attention.k_norm) if head_norms else None
     activation = _activation(getattr(mlp, "act_fn", None) or mlp.activation_fn)
-    if not all(map(_is_plain, (*qkv, attention.o_proj, *gate_up, mlp.down_proj))) or activation is None or norms is None \
-            or (own_norms is None and head_norms):
+    alike = all(_are_alike(*linears) for linears in (qkv, gate_up, (attention.o_proj,), (mlp.down_proj,)))
+    if not alike or activation is None or norms is None or (own_norms is None and head_norms):
         return None
     width = int(attention.head_dim)
     return Parts(heads=attention.o_proj.in_features // width, groups=int(attention.num_key_value_groups), width=width,
@@ -84,7 +86,7 @@ def take_apart(layer: nn.Module) -> Parts | None:
                  activation=activation, qkv=qkv, out=attention.o_proj, gate_up=gate_up, down=mlp.down_proj)
 
 
-def _those(module: nn.Module, *names: str) -> tuple[nn.Linear, ...]:
+def _those(module: nn.Module, *names: str) -> tuple[nn.Linear | IntLinear, ...]:
     return tuple(getattr(module, name) for name in names) if hasattr(module, names[0]) else ()
 
 
@@ -92,8 +94,10 @@ def _names(module: nn.Module) -> set[str]:
     return {name for name, _ in module.named_children()}
 
 
-def _is_plain(linear: nn.Module) -> bool:
-    return type(linear) is nn.Linear and linear.weight.dtype is torch.bfloat16
+def _are_alike(*linears: nn.Module) -> bool:
+    """Whether layers can be one product: plain ones in bfloat16, or all in integers."""
+    return (all(type(linear) is nn.Linear and linear.weight.dtype is torch.bfloat16 for linear in linears)
+            or all(isinstance(linear, IntLinear) for linear in linears))
 
 
 def _window(attention: nn.Module) -> int:
