@@ -133,6 +133,7 @@ def test_numbers_in_any_writing() -> None:
     assert values("١٬٢٥٠ و ١٢٫٥") == [{1250}, {12.5}]
     assert values("1万人、3.5亿") == [{10000}, {3.5e8}]
     assert values("0,125 g") == [{0.125}]
+    assert values("P < .05", english=True) == values("P < 0,05") == [{0.05}]
     assert [one.unit for one in quantities("5 mg, 5 mg/dL, 90 mmHg, 90 мм рт. ст., 20 %, 37 °C, 3 patients")] == [
         "mg", "mg", "mmHg", "mmHg", "%", "°C", ""]
 
@@ -170,3 +171,9 @@ def test_any_text_is_judged_without_an_error(source: Fields, translated: Fields,
 def test_a_long_text_takes_no_time_that_grows_with_its_square() -> None:
     long = dict.fromkeys(NAMES, "pneumonoultramicroscopicsilicovolcanoconiosis " * 400 + "a" * 20000 + " -/" * 5000)
     assert "untranslated" not in {fault.check for fault in find_faults(long, long, "es")}
+
+
+def test_amounts_of_money_comparisons_and_names_of_societies_are_no_faults() -> None:
+    source = {"stem": "The Acute Physiology and Chronic Health Evaluation of those <70 and >80 years cost $15 and $20."}
+    said = {"stem": "La Acute Physiology and Chronic Health Evaluation de los de <70 y >80 años costó $15 y $20."}
+    assert find_faults(source, said, "es") == []

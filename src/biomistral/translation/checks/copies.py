@@ -28,6 +28,12 @@ def copied(source: Fields, translated: Fields, language: str) -> Iterator[Reason
         length = min(_RUN, max(2, len(words)))
         starts = {start for place in places for start in range(max(0, place - length + 1), min(place, len(words) - length) + 1)}
         runs = (" ".join(words[start:start + length]) for start in sorted(starts))
-        run = next((run for run in runs if f" {run.lower()} " in stayed), None)
+        run = next((run for run in runs if f" {run.lower()} " in stayed and not _is_name(run, english)), None)
         if run is not None:
             yield Reason("untranslated", name, f"{run!r} is the source's")
+
+
+def _is_name(run: str, english: frozenset[str]) -> bool:
+    """Whether all words but the small ones are in capitals, as in names of societies and scores."""
+    large = [word for word in run.split() if word.lower() not in english]
+    return len(large) > 1 and all(word[0].isupper() for word in large)

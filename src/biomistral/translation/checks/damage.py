@@ -12,7 +12,8 @@ from biomistral.translation.reasons import Reason
 
 _MARKUP = re.compile(r"```|\*\*\S|</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|&(?:[a-z]{2,6}|#\d+);|^#{1,6} |\\u[0-9a-f]{4}|^\s*[\[{]\s*\"|"
                      r"\[/?INST\]|<\|[a-z_]+\|>", re.IGNORECASE | re.MULTILINE)
-_BLANKS = re.compile(r"_{2,}|\{[^{}\n]{0,30}\}|\[(?:MASK|BLANK|UNK)\]|%[sd]\b|\$[^$\n]+\$|<[^<>\n]{1,30}>|�")
+_BLANKS = re.compile(r"_{2,}|\{[^{}\n]{0,30}\}|\[(?:MASK|BLANK|UNK)\]|%[sd]\b|\$[^$\n]*[\\^_{}][^$\n]*\$|"
+                     r"</?[A-Za-z][\w-]{0,15}/?>|�")
 _NUMBERED = re.compile(r"^\s*(?:\(?[A-Z][).:]|[A-Z] -)\s")
 _LOOPS = (re.compile(r"([一-鿿぀-ヿ฀-๿]{2,12}?)\1{4,}"), re.compile(r"([^\w\s]\s?)\1{9,}"))
 _AGAIN, _LONGEST = 4, 6

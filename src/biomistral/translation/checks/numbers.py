@@ -14,6 +14,7 @@ _GROUPED = re.compile(r"\d{1,3}(?:([.,'’٬  ])\d{3})(?:\1\d{3})*(?:[.,٫]\d+)?
 _FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 _LARGE = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8, "千": 1e3, "百": 1e2}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", "01234567890123456789")
+_BARE_POINT = re.compile(r"(?<![\w.,])([.,٫])(?=\d)")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉½¼¾⅓⅔]")
 _FRACTIONS = {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 _WORDS = {
@@ -69,6 +70,7 @@ def _plain(text: str) -> str:
         for sign, written in _FRACTIONS.items():
             text = text.replace(sign, f" {written}")
         text = re.sub(r"(?<=\d)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉])", "^", text).translate(_SUPERSCRIPTS)
+    text = _BARE_POINT.sub(r"0\1", text)
     return text if text.isascii() else _FOREIGN_DIGIT.sub(lambda match: str(unicodedata.digit(match[0])), text)
 
 
