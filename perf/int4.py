@@ -28,7 +28,8 @@ from biomistral.models.load import load_model
 from biomistral.models.quantized.layouts import LayoutName, config_entry, pack
 from biomistral.models.quantized.linear import FEW_ROWS, quantized_layers
 from biomistral.models.quantized.matrix import IntMatrix
-from biomistral.scoring.engine import Engine, batches
+from biomistral.scoring.engine import batches
+from biomistral.scoring.lean.engine import engine_for
 
 RESULTS = Path(__file__).parent / "results" / "int4.json"
 SHAPES: dict[str, dict[str, Any]] = {
@@ -102,7 +103,7 @@ def memory(folder: Path) -> dict[str, float]:
     with torch.inference_mode():
         model(input_ids=torch.tensor([[1]]))
     found = {"loading": time.process_time() - began, "memory_loaded": resident() - before}
-    engine = Engine(model)
+    engine = engine_for(model)
     engine.last_logits(engine.prefix(()), tokens(8, 95, 1))
     return {**found, "memory_answering": resident() - before}
 
@@ -123,7 +124,7 @@ def decoding(folder: Path) -> Callable[[], object]:
 
 def questions(folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
     """Eight short ones, and twelve behind three shots."""
-    engine = Engine(load_model(folder, torch.bfloat16))
+    engine = engine_for(load_model(folder, torch.bfloat16))
     short, shots, asked = tokens(8, 95, 1), tokens(1, 450, 2)[0], tokens(12, 96, 3)
 
     def three_shot() -> None:

