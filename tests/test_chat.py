@@ -296,3 +296,10 @@ def test_whoever_waits_hears_of_a_bug_and_so_does_whoever_comes_later(folder: Pa
         with pytest.raises(RuntimeError, match="thread"):
             list(broken.speaker.say(Ask([1, 5, 6], 4)))
     broken.speaker.close()
+
+
+def test_a_port_that_is_taken_is_said_in_a_line(folder: Path) -> None:
+    from biomistral.chat.server import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match=r"--port .* in use.*; choose another"):
+        serve(load(folder, device="cpu", dtype="float32"), "127.0.0.1", taken.getsockname()[1])

@@ -1,6 +1,5 @@
 """The engine against one-by-one float32 forward passes over whole prompts, without cache, padding or shared prefix."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +9,7 @@ from biomistral.errors import UserError
 from biomistral.models.load import load_model
 from biomistral.scoring.engine import Engine, batches, common_prefix
 from biomistral.scoring.score import Item, cloze_item, score_cloze, score_letters
+from scoring_items import items
 from tiny import make_model
 
 LETTERS = [(5, 9), (6,), (7,), (8,)]
@@ -23,14 +23,6 @@ def folder(request, tmp_path_factory):
         (place / "config.json").write_text(config.replace('"sliding_window": 4096', '"sliding_window": 8'))
         assert '"sliding_window": 8' in (place / "config.json").read_text()
     return place
-
-
-def items(count=9, shared=11, seed=0):
-    generator = np.random.default_rng(seed)
-    start = generator.integers(3, 400, shared).tolist()
-    return [Item(f"q{i}", tuple(start + generator.integers(3, 400, int(generator.integers(2, 30))).tolist()),
-                 tuple(tuple(generator.integers(3, 400, int(generator.integers(1, 9))).tolist()) for _ in range(4)))
-            for i in range(count)]
 
 
 def logprobs(model, ids):

@@ -1,6 +1,5 @@
 """The lean engine beside plain forward passes of `transformers`, for the architectures it takes and for those it leaves alone."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -20,8 +19,9 @@ from biomistral.models.mapped import forget
 from biomistral.scoring.engine import Engine, batches
 from biomistral.scoring.lean import layer as lean_layer
 from biomistral.scoring.lean.engine import LeanEngine, engine_for
-from biomistral.scoring.score import Item, score_cloze, score_letters, score_texts
+from biomistral.scoring.score import score_cloze, score_letters, score_texts
 from int_matrices import write_model
+from scoring_items import items
 from tiny import make_model
 
 LETTERS = [(5, 9), (6,), (7,), (8,)]
@@ -54,14 +54,6 @@ def made(config, dtype=torch.bfloat16, seed=0):
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, 0.3 if "norm" in name else 0.0, 0.12)
     return model.to(torch.bfloat16).to(dtype).eval()
-
-
-def items(count=9, shared=11, seed=0):
-    generator = np.random.default_rng(seed)
-    start = generator.integers(3, 400, shared).tolist()
-    return [Item(f"q{i}", tuple(start + generator.integers(3, 400, int(generator.integers(2, 40))).tolist()),
-                 tuple(tuple(generator.integers(3, 400, int(generator.integers(1, 9))).tolist()) for _ in range(4)))
-            for i in range(count)]
 
 
 def run(engine, asked, shared, budget):

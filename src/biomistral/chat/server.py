@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -214,9 +215,13 @@ def serve(talker: Talker, host: str, port: int) -> None:
     """
     import uvicorn
 
-    try:
-        uvicorn.run(create(talker), host=host, port=port, log_level="warning", access_log=False)
+    try:  # uvicorn would end the process itself
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UserError(f"--port {port}: {error.strerror}; choose another") from error
-    finally:
         talker.speaker.close()
+        raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another") from error
+    with listening:
+        try:
+            uvicorn.Server(uvicorn.Config(create(talker), log_level="warning", access_log=False)).run(sockets=[listening])
+        finally:
+            talker.speaker.close()

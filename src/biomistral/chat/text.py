@@ -53,13 +53,15 @@ class Pieces:
         self._tokenizer = tokenizer
 
     @cached_property
-    def _anchor(self) -> int:
-        return int(self._tokenizer.encode(":", add_special_tokens=False)[-1])
+    def _anchor(self) -> tuple[int, int]:
+        """A token to stand before another, and how long its text is."""
+        token = int(self._tokenizer.encode(":", add_special_tokens=False)[-1])
+        return token, len(self._decoded([token]))
 
     def of(self, token: int) -> str:
         """The text that a token adds to another; of a part of a character its name in the vocabulary."""
-        alone = self._decoded([self._anchor])
-        text = self._decoded([self._anchor, token])[len(alone):]
+        anchor, length = self._anchor
+        text = self._decoded([anchor, token])[length:]
         return str(self._tokenizer.convert_ids_to_tokens(token)) if _UNFINISHED in text else text
 
     def _decoded(self, tokens: list[int]) -> str:

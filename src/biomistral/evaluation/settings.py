@@ -1,10 +1,10 @@
 """Settings of the ``evaluate`` and ``select`` stages."""
 
-import json
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from biomistral.endpoint.fields import json_fields, served_name
 from biomistral.recipe import Input, StageSettings
 from biomistral.scoring.names import AskedProtocolName
 
@@ -47,21 +47,8 @@ class EvaluateSettings(StageSettings):
         "auto", description="precision of the forward pass; auto: bfloat16 where this machine is fast at it, else float32")
     max_batch_tokens: int = Field(0, ge=0, description="tokens of one forward pass, padding included; 0: by device")
 
-    @field_validator("model")
-    @classmethod
-    def _served(cls, name: Input, found: ValidationInfo) -> Any:
-        """A name on a server is no input: nothing lies here whose content could be hashed."""
-        return str(name) if found.data.get("engine") == "api" else name
-
-    @field_validator("body")
-    @classmethod
-    def _json(cls, body: dict[str, str]) -> dict[str, str]:
-        for name, value in body.items():
-            try:
-                json.loads(value)
-            except ValueError as error:
-                raise ValueError(f"{name}={value}: JSON was expected, e.g. 1, true, \"a word\" or null") from error
-        return body
+    _served = field_validator("model")(served_name)
+    _json = field_validator("body")(json_fields)
 
     @model_validator(mode="after")
     def _reachable(self) -> "EvaluateSettings":

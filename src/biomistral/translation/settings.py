@@ -1,10 +1,10 @@
 """Settings of the ``translate`` stage."""
 
-import json
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from biomistral.endpoint.fields import json_fields, served_name
 from biomistral.errors import UserError
 from biomistral.recipe import Input, Settings, StageSettings
 from biomistral.translation.languages import language
@@ -23,21 +23,8 @@ class Translator(Settings):
     translations: Input | None = Field(None, description=(
         "of import: translations that others made (JSONL, JSON, CSV, Parquet, or a benchmark folder), found by id and task"))
 
-    @field_validator("model")
-    @classmethod
-    def _served(cls, name: Input | None, found: ValidationInfo) -> Any:
-        """A name on a server is no input: nothing lies here whose content could be hashed."""
-        return str(name) if name is not None and found.data.get("engine") == "api" else name
-
-    @field_validator("body")
-    @classmethod
-    def _json(cls, body: dict[str, str]) -> dict[str, str]:
-        for name, value in body.items():
-            try:
-                json.loads(value)
-            except ValueError as error:
-                raise ValueError(f"{name}={value}: JSON was expected, e.g. 1, true, \"a word\" or null") from error
-        return body
+    _served = field_validator("model")(served_name)
+    _json = field_validator("body")(json_fields)
 
     @model_validator(mode="after")
     def _told(self) -> "Translator":

@@ -5,9 +5,7 @@ are written where the last layer's were lie in the processor's cache when the pr
 16-bit weights come from memory each time.
 """
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from threading import get_ident
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from biomistral.loops.native import STORED, Loops, has_feature
+from biomistral.loops.sharing import share
 
 _LOOPS = Loops("biomistral.models.quantized.loops", {**dict.fromkeys(("low", "high", "whole"), "BBFviii"),
                                                      "looked_up": "BBFviiiiv"}, [Path(__file__).with_name("loops.py")])
@@ -51,7 +50,8 @@ def dequantise_cpu(scratch: Scratch, stored: Tensor, shift: int | None, zeros: T
     name = str(out.dtype).removeprefix("torch.")
     exact = scales.float()
     if name not in STORED:
-        for rows in _parts(len(out), max(1, _WEIGHTS_AT_ONCE // out.shape[1])):
+        most = max(1, _WEIGHTS_AT_ONCE // out.shape[1])
+        for rows in (slice(start, start + most) for start in range(0, len(out), most)):
             floats = scratch.take("floats", torch.float32, out[rows].numel()).view(out[rows].shape)
             dequantise_cpu(scratch, stored[rows], shift, zeros[rows], exact[rows], floats)
             out[rows].copy_(floats)
@@ -59,16 +59,12 @@ def dequantise_cpu(scratch: Scratch, stored: Tensor, shift: int | None, zeros: T
     run = partial(_run, _LOOPS.function(_NAMES[shift], name))
     if shift is not None and name == "bfloat16" and stored.shape[1] // zeros.shape[1] % _LOOKED_UP == 0 and _looks_up():
         run = partial(_run_by_tables, shift)
-    threads = min(torch.get_num_threads(), out.numel() // _WEIGHTS_AT_ONCE)
-    if threads < 2:
-        run(stored, zeros, exact, out)
-        return
-    parts = _parts(len(out), -(-len(out) // threads))
-    list(_pool(threads, os.getpid()).map(lambda rows: run(stored[rows], zeros[rows], exact[rows], out[rows]), parts))
 
+    def work(first: int, last: int) -> None:
+        rows = slice(first, last)
+        run(stored[rows], zeros[rows], exact[rows], out[rows])
 
-def _parts(rows: int, most: int) -> Iterator[slice]:
-    return (slice(start, min(start + most, rows)) for start in range(0, rows, most))
+    share(len(out), -(-_WEIGHTS_AT_ONCE // out.shape[1]), work)
 
 
 def _run(loop: Callable[..., int], stored: Tensor, zeros: Tensor, scales: Tensor, out: Tensor) -> None:
@@ -84,12 +80,6 @@ def _run_by_tables(shift: int, stored: Tensor, zeros: Tensor, scales: Tensor, ou
 @cache
 def _looks_up() -> bool:
     return has_feature("avx512bw")  # asked for 210 times a pass it would take 0.05 s, a tenth of it
-
-
-@cache
-def _pool(threads: int, process: int) -> Executor:
-    """Threads do not live on in a forked process, so that each has its own."""
-    return ThreadPoolExecutor(threads)
 
 
 def dequantise_at_once(stored: Tensor, shift: int | None, zeros: Tensor, scales: Tensor, out: Tensor) -> None:

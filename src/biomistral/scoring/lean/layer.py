@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biomistral.loops.sharing import share
 from biomistral.models.quantized.dequantise import Scratch
 from biomistral.scoring.lean.linears import product_of
 from biomistral.scoring.lean.native import attention_space, has_tiles, run
 from biomistral.scoring.lean.recognise import Norm, Parts
-from biomistral.scoring.lean.sharing import share
 from biomistral.scoring.lean.store import PassingStore, Store
 
 

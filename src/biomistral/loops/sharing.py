@@ -21,4 +21,4 @@ def share(count: int, least: int, work: Callable[[int, int], None]) -> None:
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """Threads that last, since starting one takes as long as a loop over a hundred rows; a forked process has its own."""
-    return ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="lean")
+    return ThreadPoolExecutor(max(1, torch.get_num_threads()), thread_name_prefix="loops")
