@@ -75,7 +75,7 @@ def test_commands_in_blocks_are_understood(page: Path, monkeypatch: pytest.Monke
     seen: list[str] = []
     for block in blocks(page):
         for step in block.steps:
-            for call in re.findall(r"biomistral (?!\[)[^|&>]+", step):
+            for call in re.findall(r"biomistral (?!\[)[^|&>]+", step.partition("\n")[0]):
                 arguments = shlex.split(call, comments=True)[1:]
                 app = typer.main.get_command(cli.app)
                 _disarm(app)
