@@ -1,6 +1,9 @@
 """Every shell block of the documentation, run as by a reader who has made the quickstart; its model is a pico one here."""
 
+import contextlib
+import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from biomistral import cli
-from doc_pages import PAGES, ROOT, Block, blocks, name
+from doc_pages import DOCS, PAGES, ROOT, Block, blocks, name
 from test_flow import write_inputs
 
 RUN = [page for page in PAGES if any(not block.why for block in blocks(page))]
@@ -18,9 +21,10 @@ RUN = [page for page in PAGES if any(not block.why for block in blocks(page))]
 
 def call(arguments: list[str]) -> None:
     """Run the command line in this process: a command costs a moment instead of the seconds of an interpreter."""
-    with pytest.raises(SystemExit) as caught:
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as caught, contextlib.redirect_stderr(said):
         cli.app(args=arguments)
-    assert not caught.value.code, f"biomistral {shlex.join(arguments)}"
+    assert not caught.value.code, f"biomistral {shlex.join(arguments)}\n{said.getvalue()[-2000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +49,32 @@ def run(step: str, folder: Path) -> None:
     assert done.returncode == 0, f"{step}\n{done.stderr[-2000:]}"
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
-def test_the_commands_of_a_page_work(page: Path, quickstart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    for there in quickstart.iterdir():
-        (tmp_path / there.name).symlink_to(there)
-    (tmp_path / "runs").unlink()
+@pytest.fixture
+def here(quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A reader's folder: the quickstart's, and nothing of what other pages made."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(quickstart / "runs" / "quickstart")
+    (tmp_path / "recipes").symlink_to(quickstart / "recipes")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(quickstart / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_the_commands_of_a_page_work(page: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(page):
         for step in [] if block.why else block.steps:
-            run(step, tmp_path)
+            run(step, here)
             shown = capsys.readouterr().out
             assert shown.strip() or not step.startswith("biomistral"), f"{step} printed nothing"
+
+
+def test_the_python_of_the_pages_works(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "api.md", "exec"), {})
+    assert "questions" in capsys.readouterr().out
 
 
 def test_blocks_are_read_as_a_shell_reads_them() -> None:

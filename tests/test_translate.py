@@ -103,7 +103,8 @@ def test_translations_of_others_come_in_by_id_in_any_usual_shape(home, shape):
 def test_a_header_that_ends_in_four_letters_is_a_header(home):
     """``id,stem,A,B,C,D`` has six fields and ends in a letter, as every line of MMLU's files without a header does."""
     four = question(options=(*OPTIONS, "the ulnar nerve"))
-    (home / "people.csv").write_text("id,stem,A,B,C,D\nq1," + ",".join([TRANSLATED, *OPCOES, "o nervo ulnar"]) + "\n", encoding="utf-8")
+    people = ",".join(["q1", TRANSLATED, *OPCOES, "o nervo ulnar"])
+    (home / "people.csv").write_text(f"id,stem,A,B,C,D\n{people}\n", encoding="utf-8")
     imported(bench(home, four), str(home / "people.csv"), home / "pt")
     assert sound(home / "pt")["q1"]["stem"] == TRANSLATED
 
