@@ -39,6 +39,13 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(step: str, folder: Path) -> None:
     """A command of ours in this process; what needs a shell (pipes, here-documents) by one."""
+    before, _, command = step.partition(" | ")
+    if command.startswith("biomistral "):
+        typed = subprocess.run(["bash", "-ec", before], cwd=folder, capture_output=True, text=True, check=True).stdout
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(sys, "stdin", io.StringIO(typed))
+            call(shlex.split(command)[1:])
+        return
     words = shlex.split(step, comments=True)
     if words[0] == "biomistral" and not {"|", ">", "<", "&"} & set(words):
         call(words[1:])
