@@ -4,6 +4,7 @@ import html
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_the_site_is_built_and_fetches_nothing(site: Path) -> None:
         assert not [tag for tag in loaded if "canonical" not in tag], page.name
     for style in site.rglob("*.css"):
         assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style.name
+
+
+@needs_mkdocs
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium")
+def test_the_search_finds_pages_opened_from_the_disk(site: Path, tmp_path: Path) -> None:
+    page = f"{(site / 'guide' / 'merge.html').as_uri()}?q=quantise"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+               "--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", page]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert re.search(r"\d+ matching documents", shown.stdout), shown.stderr[-2000:]
+    assert "CONSOLE" not in shown.stderr
 
 
 @needs_mkdocs
