@@ -80,6 +80,7 @@ def test_commands_settings_and_functions_are_described_from_the_code(site: Path)
     assert "biomistral benchmark translate" in commands
     assert "answers are kept and found again, by the hashes of weights and prompts" in commands
     assert "peak learning rate of AdamW" in (site / "settings.html").read_text(encoding="utf-8")
+    assert "Not run by the tests: needs eight GPUs." in (site / "guide" / "pretrain.html").read_text(encoding="utf-8")
     api = (site / "api.html").read_text(encoding="utf-8")
     assert 'id="biomistral.run.execute"' in api
     assert "Raises" in api

@@ -36,6 +36,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Say before a block why no test runs it, which the files say in a comment (mkdocs calls this)."""
+    return re.sub(r"^<!-- not run: (.*?) -->$", r"<small>Not run by the tests: \1.</small>\n", markdown, flags=re.MULTILINE)
+
+
 def commands_page() -> str:
     """Every command of the Typer app, those of groups after their group."""
     return "\n".join([COMMANDS, *(_command(path, command) for path, command in leaves(typer.main.get_command(app)))])
