@@ -35,6 +35,7 @@ from biomistral.cli.common import (
 )
 from biomistral.cli.corpus import corpus_app
 from biomistral.cli.merge import merge_app
+from biomistral.cli.papers import card_command
 from biomistral.cli.quantize import add_quantize
 from biomistral.errors import UserError
 from biomistral.recipe import StageSettings
@@ -136,6 +137,7 @@ def run_command(
 
 app.command("run")(with_options(run_command, REQUESTS))
 app.command("chat")(chat_command)
+app.command("card")(card_command)
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")
