@@ -43,7 +43,7 @@ def build(subject: "Subject", node: Node, past: Origin, verdict: Verdict, wanted
             "steps": [as_row(step) for step in past.steps], "parts": [part for part in past.parts if part.count > 0],
             "corpora": [_corpus(corpus) for corpus in past.corpora], "examples": _examples(past),
             "tables": scores.tables(runs), "limits": scores.limitations(runs), "base": base,
-            "commands": commands(form, wanted.repo or subject.folder.name, bool(wanted.repo), base and base["published"] or None),
+            "commands": commands(form, wanted.repo or subject.folder.name, bool(wanted.repo), (base or {}).get("published")),
             "parameters": node.counts.get("trainable_parameters" if subject.is_adapter else "parameters")
             or made.counts.get("trainable_parameters") or 0,
             "parent": " and ".join(label(parent) for parent in parents(made)) or "a model", **_making(subject, made)}

@@ -1,7 +1,7 @@
 """``biomistral card``, ``export`` and ``publish``: what leaves this machine, with its papers in order."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,3 +31,21 @@ def card_command(
     front = front_matter(place)
     emit({"card": str(place), "metadata": front}, f"{place}\nlicence: {front['license']}"
          + (f" ({front['license_name']})" if "license_name" in front else ""), as_json)
+
+
+def export_command(
+    folders: Annotated[list[Path], typer.Argument(help="results folders, one a model; imported ones too")],
+    form: Annotated[Literal["pwc", "csv", "latex", "json"], typer.Option("--format", help=(
+        "pwc: Papers-with-Code's evaluation tables; csv; latex: a table like the paper's, marked by paired tests; json"))],
+    out: Annotated[Path, typer.Option("--out", help="file to write")],
+    paper_title: Annotated[str, typer.Option("--paper-title", help="of pwc: the paper that the rows name")] = "",
+    paper_url: Annotated[str, typer.Option("--paper-url", help="of pwc: its address")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write scores in a form that others read: every one with its protocol, its definition's hash and its interval. 'results
+    import' reads csv, json and pwc again."""
+    from biomistral.reporting.exports.export import export
+
+    scores = export(folders, form, out, (paper_title, paper_url))
+    models = len({score.model for score in scores})
+    emit({"file": str(out), "scores": len(scores), "models": models}, f"{out}: {len(scores)} scores of {models} models", as_json)
