@@ -198,7 +198,7 @@ def test_marks_are_the_paired_tests(tmp_path: Path) -> None:
 
 HEADER = "model,protocol,task,accuracy"
 BAD = [
-    ("x.csv", "", "not a results file: no column 'model'"),
+    ("x.csv", "", "x.csv: not a results file: no column 'model'"),
     ("x.csv", "model,protocol,task\na,b,c\n", "no column 'accuracy'"),
     ("x.csv", f"{HEADER},extra\na,b,c,0.5,1\n", "unknown column 'extra'"),
     ("x.csv", f"{HEADER}\na,b,c\n", "row 2 has 3 cells, the header 4"),

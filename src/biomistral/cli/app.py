@@ -35,7 +35,7 @@ from biomistral.cli.common import (
 )
 from biomistral.cli.corpus import corpus_app
 from biomistral.cli.merge import merge_app
-from biomistral.cli.papers import card_command, export_command
+from biomistral.cli.papers import card_command, export_command, publish_command
 from biomistral.cli.quantize import add_quantize
 from biomistral.errors import UserError
 from biomistral.recipe import StageSettings
@@ -138,6 +138,7 @@ def run_command(
 app.command("run")(with_options(run_command, REQUESTS))
 app.command("chat")(chat_command)
 app.command("card")(card_command)
+app.command("publish")(publish_command)
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")

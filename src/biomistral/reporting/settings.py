@@ -28,7 +28,7 @@ class ReportSettings(StageSettings):
 class ImportedResultsSettings(StageSettings):
     """Bring in results that others measured, for the leaderboard: marked by origin and protocol, never ranked with another one.
 
-    Files of lm-eval (0.4), Papers-with-Code's evaluation tables, CSV and JSON as 'results export' writes them, and a results.json.
+    Files of lm-eval (0.4), Papers-with-Code's evaluation tables, CSV and JSON as 'results export' writes them, a results.json.
     """
 
     kind: ClassVar[str] = "reported"
@@ -36,5 +36,5 @@ class ImportedResultsSettings(StageSettings):
     make: ClassVar[str] = "biomistral.reporting.bringing:bring"
 
     file: Input = Field(json_schema_extra={"argument": True}, description=(
-        "results_*.json of lm_eval --output_path, evaluation-tables.json, .csv or .json of 'results export', a results.json"))
+        "results_*.json of lm_eval, evaluation-tables.json, a .csv or .json of 'results export', or a results.json"))
     name: str = Field("", description="name of the model, where the file is about one; by default what the file calls it")

@@ -42,13 +42,14 @@ def read_export(path: Path) -> list[Score] | None:
     Raises:
         UserError: it cannot be read, or is one of these and not sound.
     """
+    sheet = path.suffix.lower() == ".csv"
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".csv":
-            return _some(sheets.read(text, str(path)), path)
-        data = json.loads(text)
+        data: Any = None if sheet else json.loads(text)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as {'CSV' if path.suffix.lower() == '.csv' else 'JSON'} ({error})") from error
+        raise UserError(f"{path}: cannot be read as {'CSV' if sheet else 'JSON'} ({error})") from error
+    if sheet:
+        return _some(sheets.read(text, str(path)), path)
     if papers_with_code.is_tables(data):
         return _some(papers_with_code.read(data, str(path)), path)
     if isinstance(data, dict) and data.get("format") == FORMAT and isinstance(data.get("scores"), list):
