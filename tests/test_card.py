@@ -15,6 +15,9 @@ from biomistral.cards.card import Wanted, write_card
 from biomistral.cards.wording import code, fenced, plain
 from biomistral.cli import main
 from biomistral.errors import UserError
+from biomistral.models.settings import ModelSettings
+from biomistral.run import execute
+from tiny import make_model
 from tiny_papers import make_papers
 from tiny_results import make_results, rewrite
 
@@ -101,6 +104,19 @@ def test_only_commands_that_the_form_can_serve(papers: dict[str, Path], tmp_path
     text = card(papers, name, tmp_path).text.partition("## How to run it")[2].partition("## Intended use")[0]
     shown = [line.partition(" (")[0].rstrip(":") for line in text.splitlines() if line.endswith(":") and "    " not in line]
     assert tuple(shown) == RUNS[name]
+
+
+@pytest.mark.parametrize("chats", [True, False])
+def test_what_the_card_says_to_type_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], chats: bool) -> None:
+    model = execute(ModelSettings(source=str(make_model(tmp_path / "source")), dtype="float32"), tmp_path / "model").path
+    if not chats:
+        (model / "chat_template.jinja").unlink()
+    text = write_card(model, None, Wanted()).read_text()
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    assert ("apply_chat_template" in snippet) == chats
+    assert ("It has no chat template" in text) != chats
+    exec(snippet.replace('from_pretrained("model"', f'from_pretrained("{model}"'), {})
+    assert capsys.readouterr().out
 
 
 def test_gguf_names_its_file_and_its_type_on_the_hub(papers: dict[str, Path], tmp_path: Path) -> None:

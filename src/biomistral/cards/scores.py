@@ -69,7 +69,7 @@ def tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """For each protocol on each benchmark its definition's hash and a row a task, group and language."""
     return [{"benchmark": run.benchmark.name, "benchmark_key": run.benchmark.key, "split": run.benchmark.split,
              "limit": run.benchmark.limit, "protocol": run.protocol, "definition_hash": run.summary.definition_hash,
-             "shot_sets": run.shot_sets, "chance": run.chance, "average": run.summary.average,
+             "shot_sets": run.shot_sets, "chance": run.chance, "average": run.summary.average, "tasks": len(run.summary.tasks),
              "rows": _rows(run)} for run in runs]
 
 

@@ -43,5 +43,6 @@ def inputs_of(places: dict[str, Path]) -> list[dict[str, Any]]:
 def licence_of(folder: Path) -> str | None:
     """The licence of a model folder: what its manifest counts, else what its model card states."""
     if is_artifact(folder):
-        return ", ".join(sorted(open_artifact(folder).manifest["licences"])) or None
+        counted = open_artifact(folder).manifest["licences"]
+        return ", ".join(sorted(name for name, number in counted.items() if number)) or None
     return stated_licence(folder)

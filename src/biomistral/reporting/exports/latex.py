@@ -1,5 +1,6 @@
 """Scores as LaTeX tables like the paper's: models down, tasks across; marks only where the paired test bears them out."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -11,8 +12,8 @@ from biomistral.statistics import holm, mcnemar
 _ESCAPES = {"\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
             "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}",
             "|": "\\textbar{}", "[": "{[}", "]": "{]}", "*": "{*}", "\"": "\\textquotedbl{}", "`": "\\textasciigrave{}",
-            "'": "\\textquotesingle{}", "-": "-{}"}
-"""``[`` and ``*`` at a row's beginning would be an argument of the ``\\\\`` before it; ``--`` would become a dash."""
+            "'": "\\textquotesingle{}"}
+"""``[`` and ``*`` at a row's beginning would be an argument of the ``\\\\`` before it."""
 NAMES = {"mmlu_clinical_knowledge": "Clinical KG", "mmlu_medical_genetics": "Medical Genetics", "mmlu_anatomy": "Anatomy",
          "mmlu_professional_medicine": "Pro Medicine", "mmlu_college_biology": "College Biology",
          "mmlu_college_medicine": "College Medicine", "medqa_4": "MedQA", "medqa_5": "MedQA 5 opts", "pubmedqa": "PubMedQA",
@@ -23,7 +24,8 @@ _PREAMBLE = "% needs \\usepackage{booktabs,textcomp,graphicx} and \\usepackage[T
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it stands, on one line; control characters are left out."""
-    return "".join(_ESCAPES.get(mark, mark) for mark in " ".join(text.split()) if mark.isprintable())
+    shown = "".join(_ESCAPES.get(mark, mark) for mark in " ".join(text.split()) if mark.isprintable())
+    return re.sub("-(?=-)", "-{}", shown)  # two hyphens would become a dash
 
 
 def write(runs: Sequence[Run], imported: Sequence[Score]) -> str:
