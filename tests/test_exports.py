@@ -21,7 +21,7 @@ from biomistral.reporting.exports import latex, papers_with_code, sheets
 from biomistral.reporting.exports.export import export, read_export
 from biomistral.reporting.exports.scores import Score, as_reported, of_reported, read
 from biomistral.reporting.imported import read_imported, tables
-from biomistral.reporting.settings import ImportedResultsSettings
+from biomistral.reporting.settings import ImportedResultsSettings, ReportSettings
 from biomistral.run import execute
 from biomistral.statistics import mcnemar
 from tiny_results import make_chain, make_results
@@ -130,6 +130,16 @@ def test_tables_of_the_site_itself() -> None:
     board, = tables([as_reported(found)])
     assert [row["model"] for row in board["rows"]] == ["GPT-4", "GPT-4 (Two)"]
     assert board["rows"][0]["scores"]["PubMedQA"]["interval"] is None  # nobody said of how many questions
+
+
+def test_scores_without_intervals_on_the_page(folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "tables.json").write_text(json.dumps(GENUINE))
+    execute(ImportedResultsSettings(file=str(tmp_path / "tables.json")), tmp_path / "theirs")
+    site = execute(ReportSettings(results=[str(folders[0]), str(tmp_path / "theirs")]), tmp_path / "site").path
+    page = (site / "index.html").read_text()
+    assert "GPT-4 (Two)" in page
+    assert "n = not said" in page
+    assert "reported: Accuracy" in page
 
 
 def test_what_is_written_has_the_sites_layout(folders: list[Path]) -> None:
