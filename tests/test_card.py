@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biomistral.artifact import open_artifact, verify
+from biomistral.artifact import input_key, open_artifact, verify
 from biomistral.cards.card import Wanted, write_card
 from biomistral.cards.wording import code, fenced, plain
 from biomistral.cli import main
@@ -89,6 +89,9 @@ def test_an_adapter_has_a_card_of_its_own(papers: dict[str, Path], tmp_path: Pat
     assert 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("org/adapted"' in found.text
     assert "vllm serve org/adapted --enable-lora --lora-modules adapter=org/lora --max-lora-rank 32" in found.text
     names = {str(papers["base"]): "org/base"}
+    before = input_key(papers["tuned"] / "adapter")
+    assert write_card(papers["tuned"] / "adapter", None, Wanted()) == papers["tuned"] / "adapter.README.md"
+    assert input_key(papers["tuned"] / "adapter") == before  # or whatever was trained with it would look stale
     unknown = write_card(papers["tuned"] / "adapter", tmp_path / "b.md", Wanted(published=names))
     assert "base_model" not in ModelCard(unknown.read_text()).data.to_dict()  # trained on adapted, which is not published
     assert "not published under a name that this card knows" in unknown.read_text()

@@ -304,12 +304,11 @@ def test_licences_that_forbid_it(papers: dict[str, Path]) -> None:
     rewrite(papers["corpus"] / "manifest.json", lambda data: data.update(licences={"CC-BY-ND-4.0": 3, "CC-BY-NC-4.0": 1}))
     write_card(papers["corpus"], None, Wanted())
     assert "CC-BY-ND-4.0 allows no altered copies" in problems(papers["corpus"])
-    assert "NC" not in problems(papers["corpus"]).replace("CC-BY-ND", "")
+    assert "NC" not in problems(papers["corpus"]).partition("licences: ")[2]
     assert problems(papers["corpus"], rights=True) == ""
     rewrite(papers["suite"] / "manifest.json", lambda data: data.update(licences={"not stated": 1}))
     write_card(papers["suite"], None, Wanted())
-    assert "the licence of questions of suite ('not stated')" in problems(papers["suite"]).replace(" is not known", "") or \
-        "the licence of questions of suite is not known" in problems(papers["suite"])
+    assert "the licence of questions of suite is not known" in problems(papers["suite"])
     write_card(papers["adapted"], None, Wanted())
     assert problems(papers["adapted"]) == ""  # private: nobody else sees it
     assert "the licence of the model weights.gguf" in problems(papers["adapted"], public=True)

@@ -51,6 +51,12 @@ class Subject:
     def is_adapter(self) -> bool:
         return self.folder != self.artifact.path
 
+    @property
+    def card(self) -> Path:
+        """Where its card lies. An adapter's stands beside its folder: that folder is hashed whole where it is an input, and a
+        card in it would make what was trained or evaluated with it look stale."""
+        return self.artifact.path / (f"{ADAPTER}.{README}" if self.is_adapter else README)
+
 
 def subject_of(folder: Path) -> Subject:
     """The artifact in a folder, or the one around an adapter's folder.
@@ -72,14 +78,14 @@ def subject_of(folder: Path) -> Subject:
 
 
 def write_card(folder: Path, out: Path | None, wanted: Wanted, force: bool = False) -> Path:
-    """Write the card of a folder, by default as its ``README.md``; what people wrote around the marked part stays.
+    """Write the card of a folder, by default where it belongs; what people wrote around the marked part stays.
 
     Raises:
         UserError: see `subject_of`; a results folder is about another model; a name is no name on the hub; the README there was
             written or edited by hand; the folder is older than cards and its manifest holds the README.
     """
     subject = subject_of(folder)
-    place = (out or subject.folder / README).absolute()
+    place = (out or subject.card).absolute()
     place = place / README if place.is_dir() else place
     held = subject.artifact.manifest["files"]
     if place.is_relative_to(subject.artifact.path) and place.relative_to(subject.artifact.path).as_posix() in held:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from yaml import YAMLError
 
 from biomistral.artifact import MANIFEST, verify
-from biomistral.cards.card import Subject, subject_of
+from biomistral.cards.card import ADAPTER, Subject, subject_of
 from biomistral.cards.licences import forbidden, together
 from biomistral.cards.origin import Origin, attribution_of, origin
 from biomistral.errors import UserError
@@ -62,7 +62,7 @@ def make_plan(folder: Path, repo: str, public: bool, rights: bool) -> Plan:
     subject = subject_of(folder)
     past = origin(lineage_of(subject.artifact), {})
     files = [*_held(subject), *_papers(subject, past)]
-    front = front_matter(subject.folder / README)
+    front = front_matter(subject.card)
     problems = [*verify(subject.artifact), *_strays(subject), *_secrets(files), *_card_problems(subject, front, past)]
     warnings = _machine_names(subject, files)
     against = [*(forbidden(past.parts) if not subject.is_model else []), *(_unknown(past, front) if public else [])]
@@ -95,9 +95,8 @@ def _held(subject: Subject) -> Iterator[File]:
 
 def _papers(subject: Subject, past: Origin) -> Iterator[File]:
     """Card, manifest, and who wrote the texts that a model was trained on."""
-    card = subject.folder / README
-    if card.is_file() and README not in subject.artifact.manifest["files"]:
-        yield File(README, card, card.stat().st_size, None)
+    if subject.card.is_file() and subject.card.name not in subject.artifact.manifest["files"]:
+        yield File(README, subject.card, subject.card.stat().st_size, None)
     if not subject.is_adapter:
         data = as_bytes(subject.artifact.manifest)
         yield File(MANIFEST, data, len(data), None)
@@ -108,7 +107,7 @@ def _papers(subject: Subject, past: Origin) -> Iterator[File]:
 def _strays(subject: Subject) -> Iterator[str]:
     """Whatever lies in the folder and is not what the stage wrote; a link may lead anywhere."""
     root = subject.artifact.path
-    known = {*subject.artifact.manifest["files"], MANIFEST, README, f"adapter/{README}"}
+    known = {*subject.artifact.manifest["files"], MANIFEST, README, f"{ADAPTER}.{README}"}
     for place, folders, names in os.walk(root):
         for name in sorted([*names, *(folder for folder in folders if (Path(place) / folder).is_symlink())]):
             path = Path(place) / name
@@ -129,7 +128,7 @@ def _card_problems(subject: Subject, front: dict[str, Any], past: Origin) -> Ite
     """A card must be there, be read by the hub's classes, state a licence, and be about this very folder."""
     from huggingface_hub import DatasetCard, ModelCard
 
-    path = subject.folder / README
+    path = subject.card
     if not path.is_file():
         yield f"{path}: there is no card; write it with: biomistral card {subject.folder}"
         return
