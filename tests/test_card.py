@@ -18,8 +18,8 @@ from biomistral.errors import UserError
 from biomistral.models.settings import ModelSettings
 from biomistral.run import execute
 from tiny import make_model
-from tiny_papers import make_papers
-from tiny_results import make_results, rewrite
+from tiny_papers import TinyFinetune, make_papers
+from tiny_results import made, make_results, rewrite
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,13 @@ def test_the_licence_and_its_reason(papers: dict[str, Path], tmp_path: Path) -> 
     assert "| documents of the corpus corpus | CC-BY-4.0 | 2 |" in stated.text
     assert card(papers, "corpus", tmp_path).data.license == "cc-by-4.0"  # CC0 beside it asks for less
     assert "ATTRIBUTION.tsv" in card(papers, "corpus", tmp_path).text
+
+
+def test_an_adapter_that_training_went_on_from_brings_its_parts(papers: dict[str, Path], tmp_path: Path) -> None:
+    more = TinyFinetune(model=str(papers["adapted"]), train=[str(papers["suite"])], adapter=str(papers["tuned"] / "adapter"))
+    text = write_card(made(more, tmp_path / "more"), None, Wanted()).read_text()
+    assert "the model adapter" not in text
+    assert text.count("| questions of suite | MIT | 1 |") == 1
 
 
 def test_data_sets(papers: dict[str, Path], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ class TinyFinetune(StageSettings):
     model: Input
     train: list[Input]
     method: str = "lora"
+    adapter: Input | None = None
     learning_rate: float = 2e-5
 
 

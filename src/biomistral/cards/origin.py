@@ -10,7 +10,7 @@ from biomistral.assets import licence_of
 from biomistral.cards.licences import Part
 from biomistral.errors import UserError
 from biomistral.readme import stated_licence
-from biomistral.reporting.lineage import Node, label
+from biomistral.reporting.lineage import Node, label, lineage_of
 
 MODELS = ("model", "pretrain", "finetune", "merge", "quantize", "select")
 QUESTIONS = ("benchmark", "questions", "translate")
@@ -139,7 +139,15 @@ def _model_parts(step: Node) -> list[Part]:
     if step.kind == "model":
         return [Part(f"the model {label(source)}", _model_licence(source) or next(iter(step.licences), None))
                 for source in parents(step)]
-    return [Part(f"the model {label(parent)}", _model_licence(parent)) for parent in parents(step) if parent.kind == "file"]
+    return [part for parent in parents(step) if parent.kind == "file" for part in _outside(parent)]
+
+
+def _outside(parent: Node) -> list[Part]:
+    """A parent that is no artifact: a model folder, or the adapter inside an artifact, which brings all of that one's parts."""
+    around = parent.path.parent
+    if is_artifact(around):
+        return origin(lineage_of(open_artifact(around)), {}).parts
+    return [Part(f"the model {label(parent)}", _model_licence(parent))]
 
 
 def _model_licence(source: Node) -> str | None:
