@@ -67,7 +67,8 @@ def test_a_licence_is_one_of_those_that_went_in_or_other(licences: list[str]) ->
 
 def test_stated_licences() -> None:
     assert stated("Apache 2.0").id == "apache-2.0"
-    assert (stated("My Terms").id, stated("My Terms").name) == (OTHER, "My Terms")
+    assert (stated("My Terms, 2026").id, stated("My Terms, 2026").name) == (OTHER, "my-terms-2026")
+    assert stated("My Terms, 2026").sentence.startswith("My Terms, 2026: ")
 
 
 def test_texts_that_may_not_be_handed_on() -> None:

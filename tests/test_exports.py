@@ -191,6 +191,17 @@ def test_latex_table(folders: list[Path], tmp_path: Path) -> None:
             assert len(re.findall(r"(?<!\\)&", line)) == 3
 
 
+def test_the_papers_own_results(folders: list[Path], tmp_path: Path) -> None:
+    written = export(folders[:1], "latex", tmp_path / "t.tex", with_published=True)
+    theirs = [score for score in written if score.origin == "arXiv 2402.10373"]
+    assert len(theirs) == 12 * 10
+    row = next(line for line in (tmp_path / "t.tex").read_text().splitlines() if line.startswith("BioMistral 7B DARE"))
+    assert row == "BioMistral 7B DARE & 62.3 & 67.0 & 55.8 & 61.4 & 66.9 & 58.0 & 51.1 & 45.2 & 77.7 & 48.7 & 59.4 \\\\"
+    text = (tmp_path / "t.tex").read_text()
+    assert "Clinical KG & Medical Genetics & Anatomy & Pro Medicine" in text
+    assert "\\textbf" not in text.partition("as reported by")[2]  # there is nothing to test them with
+
+
 def test_marks_are_the_paired_tests(tmp_path: Path) -> None:
     chain = make_chain(tmp_path)
     near = [make_results(tmp_path, chain, name, skill={"taught": skill}, questions=60) for name, skill in

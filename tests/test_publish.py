@@ -121,6 +121,7 @@ def test_dry_first_then_whole_then_nothing_to_do(papers: dict[str, Path], hub: H
     for name in artifact.manifest["files"]:
         assert there[name] == (papers["tuned"] / name).read_bytes()
     assert str(papers["base"].parent).encode() not in b"".join(there.values())
+    assert TOKEN.encode() not in b"".join(there.values())
     twice = publish(papers["tuned"], "--to", "someone/tuned", "--yes", "--json")
     assert twice.returncode == 0, twice.stderr
     again = json.loads(twice.stdout)

@@ -84,8 +84,10 @@ def together(parts: Sequence[Part]) -> Verdict:
 def stated(licence: str) -> Verdict:
     """A licence that the user names."""
     found = normal(licence)
-    verdict = _named(found[0], [found[1]]) if found else Verdict(OTHER, licence, "", ())
-    return Verdict(verdict.id, verdict.name, "This licence was stated by whoever made the card; the table says what went in.", ())
+    slug = re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-") or "custom"  # what the hub allows as a name
+    verdict = _named(found[0], [found[1]]) if found else Verdict(OTHER, slug, "", ())
+    return Verdict(verdict.id, verdict.name, f"{licence}: this licence was stated by whoever made the card; the table says what "
+                   "went in.", ())
 
 
 def _strictest_by_name(families: list[str]) -> str:

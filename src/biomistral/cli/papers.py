@@ -40,13 +40,15 @@ def export_command(
     out: Annotated[Path, typer.Option("--out", help="file to write")],
     paper_title: Annotated[str, typer.Option("--paper-title", help="of pwc: the paper that the rows name")] = "",
     paper_url: Annotated[str, typer.Option("--paper-url", help="of pwc: its address")] = "",
+    published: Annotated[bool, typer.Option("--published", help=(
+        "add the BioMistral paper's own results, in tables of their own"))] = False,
     as_json: Json = False,
 ) -> None:
     """Write scores in a form that others read: every one with its protocol, its definition's hash and its interval. 'results
     import' reads csv, json and pwc again."""
     from biomistral.reporting.exports.export import export
 
-    scores = export(folders, form, out, (paper_title, paper_url))
+    scores = export(folders, form, out, (paper_title, paper_url), published)
     models = len({score.model for score in scores})
     emit({"file": str(out), "scores": len(scores), "models": models}, f"{out}: {len(scores)} scores of {models} models", as_json)
 

@@ -8,19 +8,21 @@ from typing import Any, Literal
 from biomistral.errors import UserError
 from biomistral.files import write_json, write_text
 from biomistral.reporting.exports import latex, papers_with_code, sheets
-from biomistral.reporting.exports.scores import Score, plain, read, score_of
+from biomistral.reporting.exports.scores import Score, plain, published, read, score_of
 
 Format = Literal["pwc", "csv", "latex", "json"]
 FORMAT = "biomistral results 1"
 
 
-def export(folders: Sequence[Path], form: Format, out: Path, paper: tuple[str, str] = ("", "")) -> list[Score]:
-    """Write the scores of results folders, measured or imported, to a file; returns them.
+def export(folders: Sequence[Path], form: Format, out: Path, paper: tuple[str, str] = ("", ""),
+           with_published: bool = False) -> list[Score]:
+    """Write the scores of results folders, measured or imported, to a file, and those of the paper if asked; returns them.
 
     Raises:
         UserError: a folder is not sound or holds no results.
     """
     measured, scores = read(folders)
+    scores += published() if with_published else []
     out.parent.mkdir(parents=True, exist_ok=True)
     if form == "csv":
         write_text(out, sheets.write(scores))

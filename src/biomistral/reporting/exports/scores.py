@@ -1,7 +1,9 @@
 """One score as every export holds it, taken from results measured here or from imported ones."""
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,16 @@ def of_reported(reported: dict[str, Any]) -> list[Score]:
                     about.get("definition_hash", scores["definition_hash"]), task, score["n"], score["accuracy"], low, high,
                     score.get("spread"), one["harness"]))
     return found
+
+
+def published() -> list[Score]:
+    """The results of the BioMistral paper (SPEC section 7), as it reports them: without intervals, under its own protocols."""
+    text = resources.files("biomistral.reporting").joinpath("published.tsv").read_text(encoding="utf-8")
+    fixed = ("model", "protocol", "source", "average")
+    return [Score(row["model"], "bioinstructqa", "test", row["protocol"], "", task, None, round(float(value) / 100, 6), None, None,
+                  None, row["source"])
+            for row in csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+            for task, value in row.items() if task not in fixed]
 
 
 def as_reported(scores: Sequence[Score]) -> dict[str, Any]:
