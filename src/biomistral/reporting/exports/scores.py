@@ -82,8 +82,8 @@ def published() -> list[Score]:
     """The results of the BioMistral paper (SPEC section 7), as it reports them: without intervals, under its own protocols."""
     text = resources.files("biomistral.reporting").joinpath("published.tsv").read_text(encoding="utf-8")
     fixed = ("model", "protocol", "source", "average")
-    return [Score(row["model"], "bioinstructqa", "test", row["protocol"], "", task, None, round(float(value) / 100, 6), None, None,
-                  None, row["source"])
+    return [Score(row["model"], "bioinstructqa", "test", row["protocol"], "", task, None, round(float(value) / 100, 6), None,
+                  None, None, row["source"])
             for row in csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
             for task, value in row.items() if task not in fixed]
 
