@@ -92,6 +92,7 @@ def write_card(folder: Path, out: Path | None, wanted: Wanted, force: bool = Fal
         raise UserError(f"{place}: is one of the files that the manifest holds by hash: writing it would spoil the folder; give "
                         "--out FILE, or make the folder again")
     front, part = compose_card(subject, wanted)
+    place.parent.mkdir(parents=True, exist_ok=True)
     write_text(place, renewed(place, front, part, force))
     return place
 
