@@ -16,6 +16,7 @@ from biomistral.cards.wording import code, fenced, plain
 from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.models.settings import ModelSettings
+from biomistral.recipe import canonical_hash
 from biomistral.run import execute
 from tiny import make_model
 from tiny_papers import TinyFinetune, make_papers
@@ -95,6 +96,16 @@ def test_an_adapter_has_a_card_of_its_own(papers: dict[str, Path], tmp_path: Pat
     unknown = write_card(papers["tuned"] / "adapter", tmp_path / "b.md", Wanted(published=names))
     assert "base_model" not in ModelCard(unknown.read_text()).data.to_dict()  # trained on adapted, which is not published
     assert "not published under a name that this card knows" in unknown.read_text()
+
+
+def test_an_adapters_results_are_those_of_base_and_adapter(tmp_path: Path) -> None:
+    papers = make_papers(tmp_path)
+    key = canonical_hash([input_key(papers["adapted"]), input_key(papers["tuned"] / "adapter")])  # as `evaluate --adapter` has it
+    rewrite(papers["results"] / "results.json", lambda data: data["model"].update(key=key))
+    found = ModelCard(write_card(papers["tuned"] / "adapter", None, Wanted(results=[papers["results"]])).read_text())
+    assert len(found.data.eval_results) == 6
+    with pytest.raises(UserError, match="give results of this very folder"):
+        write_card(papers["tuned"], None, Wanted(results=[papers["results"]]))
 
 
 RUNS = {"tuned": ("transformers", "vLLM", "biomistral"), "awq": ("transformers", "vLLM", "biomistral"),

@@ -81,5 +81,6 @@ def publish_command(
     data = {"to": plan.repo, "kind": plan.kind, "public": plan.public, "licence": plan.licence, "bytes": plan.size,
             "files": [{"name": file.name, "bytes": file.size, "blake3": file.blake3} for file in plan.files],
             "warnings": plan.warnings, "problems": plan.problems}
-    emit(data, f"{publishing.render(plan)}\n\nNothing was sent. To publish: the same command with --yes", as_json)
+    how = "" if plan.problems else " To publish: the same command with --yes"
+    emit(data, f"{publishing.render(plan)}\n\nNothing was sent.{how}", as_json)
     publishing.check(plan)
