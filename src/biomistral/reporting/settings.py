@@ -8,10 +8,10 @@ from biomistral.recipe import Input, StageSettings
 
 
 class ReportSettings(StageSettings):
-    """Put results folders side by side on one static page, with paired tests and the lineage of every row."""
+    """Put results folders side by side on a static site, with paired tests and the lineage of every row."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.reporting.site:build_site"
 
     results: list[Input] = Field(min_length=1, json_schema_extra={"argument": True}, description=(

@@ -1,4 +1,4 @@
-"""What the page says, as plain data: the same that ``results.json`` beside it holds. No HTML here."""
+"""What the pages say, as plain data: the same that ``results.json`` beside them holds. No HTML here."""
 
 import csv
 import math
@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from biomistral.assets import licence_of
-from biomistral.reporting.compare import Difference, against, boards, not_beaten
+from biomistral.reporting.compare import Difference, against, not_beaten
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
 from biomistral.reporting.results import Results, Run
 
@@ -156,12 +156,3 @@ def published() -> dict[str, Any]:
     return {"tasks": [name for name in rows[0] if name not in fixed],
             "rows": [{**{name: row[name] for name in fixed},
                       "scores": {name: float(value) for name, value in row.items() if name not in fixed}} for row in rows]}
-
-
-def page_view(results: Sequence[Results], baseline: str, protocol: str, root: int) -> dict[str, Any]:
-    """Everything the page shows. Boards whose protocol is ``protocol`` come first."""
-    runs = [run for result in results for run in result.runs.values()]
-    tables = sorted(boards(runs), key=lambda board: board[0].protocol != protocol)
-    return {"baseline": baseline, "boards": [board_view(board, baseline, root) for board in tables],
-            "several_benchmarks": len({board[0].board[:4] for board in tables}) > 1,
-            "lineage": [lineage_view(result) for result in results], "published": published()}
