@@ -16,6 +16,6 @@ site is made, so that they print, follow the theme through CSS variables and wei
 
 from types import ModuleType
 
-from biomistral.reporting.pages import leaderboard
+from biomistral.reporting.pages import leaderboard, models
 
-KINDS: tuple[ModuleType, ...] = (leaderboard,)
+KINDS: tuple[ModuleType, ...] = (leaderboard, models)
