@@ -85,7 +85,7 @@ def test_page_reaches_nothing_outside_and_tells_no_path(tmp_path: Path, chain: d
     site, _, page = _report(tmp_path / "site", [make_results(tmp_path, chain, "base")], curves=[str(chain["adapted"])])
     links = page.xpath("//@src | //@href | //@srcset | //@action")
     assert sorted(set(links) - {link for link in links if link.startswith("#")}) == [
-        "assets/page.js", "assets/style.css", "assets/theme.js", "index.html", "results.json"]
+        "assets/charts.css", "assets/page.js", "assets/style.css", "assets/theme.js", "index.html", "results.json"]
     for name in ("index.html", "results.json"):
         text = (site / name).read_text()
         assert str(tmp_path) not in text

@@ -23,5 +23,6 @@ def _data(site: SiteData) -> dict[str, Any]:
 def _charts(site: SiteData, number: int) -> list[Chart]:
     board, view = site.boards[number], site.views[number]
     shown = {view["leader"], view["baseline"] or view["rows"][0]["model"]}
-    found = [accuracy_chart(board, number), reliability_chart(board, number, shown), *language_charts(board, number)]
+    calibrated = [run for run in board if run.model.name in shown]
+    found = [accuracy_chart(board, number), reliability_chart(calibrated, number), *language_charts(board, number)]
     return [chart for chart in found if chart is not None]
