@@ -4,13 +4,14 @@ Sources: Cohen (1960) for kappa.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biomistral.reporting.answers import NONE, STEPS, Bytes
 
-Matrix = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

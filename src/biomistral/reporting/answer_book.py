@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from biomistral.recipe import canonical_hash
 from biomistral.reporting.answers import AnswerReader, Answers, Bytes, spans
 from biomistral.reporting.results import Labels, Run
 
-Scope = tuple[str, str]
+Scope: TypeAlias = tuple[str, str]
 """A task and a language; the language may be empty: all of them."""
 
 

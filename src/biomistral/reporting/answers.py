@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,9 @@ _IDENTITY = ["task", "language", "question"]
 _LATER = {"permutation": pa.int32(), "order": pa.list_(pa.int32()), "said": pa.string(), "letter_mass": pa.float64()}
 _NEEDED = [*_IDENTITY, "shot_set", "options", "answer", "chosen", "right", "probabilities"]
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Bytes: TypeAlias = NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class AnswerReader:
 
     def __init__(self) -> None:
         self._keys: pa.Table | None = None
-        self._order, self._starts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._order: Ints = np.zeros(0, np.int64)
+        self._starts: Ints = np.zeros(0, np.int64)
         self._questions: Labels = np.zeros(0, object)
 
     def read(self, folder: Path, protocol: str) -> Answers:
@@ -77,7 +79,7 @@ class AnswerReader:
             return
         order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _IDENTITY])
         ordered = keys.take(order)
-        new = np.ones(len(ordered), bool)
+        new: NDArray[np.bool_] = np.ones(len(ordered), bool)
         new[1:] = np.any([pc.not_equal(ordered[name][1:], ordered[name][:-1]).to_numpy(zero_copy_only=False)
                           for name in _IDENTITY], axis=0)
         self._keys, self._order, self._starts = keys, order.to_numpy().astype(np.int64), np.flatnonzero(new)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ from biomistral.scoring.prompts import PROTOCOLS, Protocol, build_messages, buil
 from biomistral.scoring.questions import read_benchmark
 from biomistral.scoring.scaffold import with_own_words
 
-Identity = tuple[str, str]
+Identity: TypeAlias = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ class Library:
         settings = manifest["settings"]
         names = [settings.get("benchmark"), *settings.get("translations", ())]
         entries = [entry for name in names for entry in manifest["inputs"] if entry["name"] == name]
-        key = (*(entry["key"] for entry in entries), results.summary.benchmark.split, str(settings.get("seed", 0)))
+        split, seed = results.summary.benchmark.split, settings.get("seed", 0)
+        key = (*(entry["key"] for entry in entries), split, str(seed))
         if key not in self._read:
-            self._read[key] = _read(entries, results.artifact.path.parent, results.summary.benchmark.split, settings.get("seed", 0))
+            self._read[key] = _read(entries, results.artifact.path.parent, split, seed)
         return self._read[key]
 
 

@@ -14,6 +14,6 @@ def drift_chart(name: str, layers: Mapping[str, Sequence[tuple[int, float]]]) ->
               for place, (parent, values) in enumerate(layers.items())]
     highest = max(100 * value for values in layers.values() for _, value in values)
     rows = [[str(number), *(percent(dict(values).get(number), 2) for values in layers.values())] for number in numbers]
-    return Chart(name, "Drift by layer", "Length of the change from each parent as a share of the parent's length, mean over a "
-                 "layer's tensors.", draw(series, Axis("layer", numbers[0], numbers[-1]), Axis("drift, %", 0, 1.05 * highest or 1)),
-                 ["Layer", *layers], rows, series)
+    described = "Length of the change from each parent as a share of the parent's length, mean over a layer's tensors."
+    svg = draw(series, Axis("layer", numbers[0], numbers[-1]), Axis("drift, %", 0, 1.05 * highest or 1))
+    return Chart(name, "Drift by layer", described, svg, ["Layer", *layers], rows, series)

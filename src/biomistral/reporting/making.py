@@ -16,7 +16,9 @@ from biomistral.reporting.lineage import Node, label, lineage_of
 from biomistral.reporting.results import Results
 from biomistral.reporting.words import points
 
-_WORDS = {"quantize": "Quantised", "merge": "Merged", "pretrain": "Trained further", "finetune": "Fine-tuned", "select": "Selected"}
+_WORDS = {"quantize": "Quantised", "merge": "Merged", "pretrain": "Trained further", "finetune": "Fine-tuned",
+          "select": "Selected"}
+_TOLD = ("method", "steps", "epochs", "learning_rate", "sequence_length", "protocol", "group")
 _LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -45,10 +47,11 @@ def _facts(node: Node) -> dict[str, str]:
         return _known({"method": facts.get("method"), "bits": facts.get("bits"), "group size": facts.get("group_size"),
                        "layout": facts.get("layout")})
     if node.kind == "merge":
-        return _known({"method": facts.get("method"), "base": _short(facts.get("base")), "dtype": ", ".join(facts.get("dtype", ())),
-                       "signs in conflict": percent(facts["sign_conflicts"]) if facts.get("sign_conflicts") is not None else None})
-    return _known({name: node.settings.get(name) for name in ("method", "steps", "epochs", "learning_rate", "sequence_length",
-                                                              "protocol", "group")})
+        conflicts = facts.get("sign_conflicts")
+        return _known({"method": facts.get("method"), "base": _short(facts.get("base")),
+                       "type": ", ".join(facts.get("dtype", ())),
+                       "signs in conflict": None if conflicts is None else percent(conflicts)})
+    return _known({name: node.settings.get(name) for name in _TOLD})
 
 
 def _known(values: dict[str, Any]) -> dict[str, str]:
@@ -83,7 +86,7 @@ def quantisation(facts: dict[str, Any]) -> dict[str, Any]:
             _both("In memory, MB", speed, "resident_bytes", _mega),
             ["Perplexity", *(_number(perplexity.get(which), 2) for which in ("reference", "quantized"))],
             ["KL divergence, nats", None, _number(divergence.get("mean"), 4)],
-            ["KL divergence, 99th percentile", None, _number(divergence.get("p99"), 3)],
+            ["KL divergence, 99th percentile", None, _number(divergence.get("p99"), 4)],
             ["Next tokens changed", None, percent(facts["argmax_flips"]) if "argmax_flips" in facts else None],
             [f"Accuracy, {asked.get('protocol')}", *(percent(accuracy[which]) if accuracy else None
                                                      for which in ("reference", "quantized"))],

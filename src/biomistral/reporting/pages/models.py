@@ -86,11 +86,11 @@ def _table(site: SiteData, found: Sequence[Standing]) -> dict[str, Any]:
     tasks = dict.fromkeys(task for summary in summaries for task in summary.tasks)
     groups = dict.fromkeys(group for one in found for group in one.run.group_names)
     benchmark = found[0].run.benchmark
-    rows = [{"name": task, "path": site.task_path(benchmark.name, task), "kind": "task",
-             "cells": [_cell(one, one.run.summary.tasks.get(task)) for one in found]} for task in tasks]
-    rows += [{"name": group, "path": "", "kind": "group", "cells": [_cell(one, one.run.summary.groups.get(group)) for one in found]}
-             for group in groups]
-    rows.append({"name": "all questions", "path": "", "kind": "all", "cells": [_cell(one, one.run.summary.overall) for one in found]})
+    scores = [("task", task, site.task_path(benchmark.name, task), [summary.tasks.get(task) for summary in summaries])
+              for task in tasks]
+    scores += [("group", group, "", [summary.groups.get(group) for summary in summaries]) for group in groups]
+    scores.append(("all", "all questions", "", [summary.overall for summary in summaries]))
+    rows = [{"kind": kind, "name": name, "path": path, "cells": list(map(_cell, found, row))} for kind, name, path, row in scores]
     return {"benchmark": benchmark, "standings": found, "rows": rows, "several_tasks": len(tasks) > 1,
             "averages": [summary.average for summary in summaries]}
 

@@ -76,11 +76,16 @@ def _index(site: SiteData, tasks: Sequence[Task]) -> dict[str, Any]:
     for task in tasks:
         run = site.boards[task.boards[0]][0]
         asked = site.library.asked(next(result for result in site.results if result.artifact.path == run.folder))
-        about = asked.tasks.get(task.name, {}) if asked else {}
-        rows.append({"task": task, "n": run.summary.tasks[task.name].n, "licence": about.get("licence"),
+        rows.append({"task": task, "n": run.summary.tasks[task.name].n, "licence": _about(asked, task)["licence"],
                      "path": site.task_path(task.benchmark, task.name),
                      "protocols": [site.boards[number][0].protocol for number in task.boards]})
     return {"rows": rows, "several": len({task.benchmark for task in tasks}) > 1}
+
+
+def _about(asked: Asked | None, task: Task) -> dict[str, str]:
+    """Licence and source of a task, as far as its benchmark states them."""
+    stated = asked.tasks.get(task.name, {}) if asked else {}
+    return {name: stated[name] if isinstance(stated.get(name), str) else "" for name in ("licence", "source")}
 
 
 def _data(site: SiteData, task: Task) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def _data(site: SiteData, task: Task) -> dict[str, Any]:
     book = site.book.board(task.boards[0])
     scope = (task.name, task.language)
     return {"task": task, "n": book.scopes[scope].stop - book.scopes[scope].start, "content": book.content(scope),
-            "benchmark": first.benchmark, "about": asked.tasks.get(task.name, {}) if asked else {},
+            "benchmark": first.benchmark, "about": _about(asked, task),
             "languages": [{"name": language, "path": site.task_path(task.benchmark, task.name, language)}
                           for language in task.languages] if len(task.languages) > 1 else [],
             "index": INDEX, "all_path": site.task_path(task.benchmark, task.name), "asked": asked is not None,

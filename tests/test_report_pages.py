@@ -1,0 +1,213 @@
+"""The detail pages of a site, from real results of pico models: two languages, a merge, its quantised form, text like markup."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import html as lxml_html
+
+from biomistral.recipe import parse
+from biomistral.records import Question, read_questions
+from biomistral.reporting.results import read_results
+from biomistral.reporting.settings import ReportSettings
+from biomistral.run import execute, settings_class
+from biomistral.scoring.prompts import PROTOCOLS, build_prompt, choose_shots
+from tiny import TEXT, make_model
+from tiny_results import make_chain, make_results
+
+EVIL = "<script>alert(1)</script> $x^2$ & \"b\""
+TASKS = ("anatomy", "codes <i>")
+STEMS = {"en": "What is code {} of {}?", "ar": "ما هو الرمز {} من {}؟"}
+
+
+def _questions(language: str) -> Iterator[dict[str, Any]]:
+    for task in TASKS:
+        for split, count in (("dev", 3), ("test", 5)):
+            for number in range(count):
+                yield {"id": f"{task}/{split}/{number}", "task": task, "language": language, "split": split,
+                       "stem": STEMS[language].format(number, task), "options": [EVIL, "heart", f"lung {number}", "مرض السكري"],
+                       "answer": "ABCD"[number % 4], "context": "A patient.\nSecond line." if number == 1 else None}
+
+
+def _made(kind: str, out: Path, **settings: Any) -> Path:
+    return execute(parse(settings_class(kind), settings, "the test"), out).path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Results folders of three models, and the site made of them."""
+    root = tmp_path_factory.mktemp("real")
+    for language in STEMS:
+        lines = [json.dumps(row, ensure_ascii=False) for row in _questions(language)]
+        (root / f"{language}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    parents = [make_model(root / name, seed) for seed, name in enumerate(("base", "other"))]
+    sources = "".join(f"  - model: {parent}\n    layer_range: [0, 2]\n" for parent in parents)
+    (root / "merge.yaml").write_text(f"merge_method: slerp\nbase_model: {parents[0]}\nslices:\n- sources:\n{sources}"
+                                     "parameters:\n  t: 0.3\ndtype: float32\n")
+    merged = _made("merge", root / "merged", config=str(root / "merge.yaml"))
+    (root / "text.txt").write_text(TEXT * 20, encoding="utf-8")
+    quantised = _made("quantize", root / "quantised", model=str(merged), calibration=str(root / "text.txt"), method="rtn",
+                      group_size=32, samples=1, sequence_length=32, evaluation_samples=1)
+    for name, model in {"base": parents[0], "merged": merged, EVIL: quantised}.items():
+        _made("evaluate", root / f"results-{model.name}", model=str(model), name=name, benchmark=str(root / "en.jsonl"),
+              translations=[str(root / "ar.jsonl")], protocols=["letters-0shot", "letters-3shot", "cloze-mean"],
+              shot_sets=2, dtype="float32", too_long="fewer-shots")
+    folders = {name: root / f"results-{name}" for name in ("base", "merged", "quantised")}
+    execute(ReportSettings(results=[str(folder) for folder in folders.values()], title=EVIL), root / "site")
+    return {**folders, "site": root / "site", "questions": root / "en.jsonl"}
+
+
+def _page(site: Path, path: str) -> Any:
+    return lxml_html.fromstring((site / path).read_text(encoding="utf-8"))
+
+
+def _words(element: Any) -> str:
+    return " ".join(element.text_content().split())
+
+
+def _rows(table: Any) -> dict[str, list[str]]:
+    return {_words(row.xpath("./th")[0]): [_words(cell) for cell in row.xpath("./td")] for row in table.xpath("./tbody/tr")}
+
+
+def _task_page(site: Path, task: str, language: str = "") -> Any:
+    for row in _page(site, "tasks/index.html").xpath("//tbody/tr"):
+        if _words(row.xpath("./th")[0]) == task:
+            path = row.xpath("./th/a/@href")[0].removeprefix("../")
+            return _page(site, path.removesuffix(".html") + (f"--{language}" if language else "") + ".html")
+    raise AssertionError(task)
+
+
+def _model_page(site: Path, name: str) -> Any:
+    pages = [_page(site, f"models/{path.name}") for path in (site / "models").glob("*.html")]
+    return next(page for page in pages if page.xpath("//h1")[0].text_content() == name)
+
+
+def test_every_page_is_sound_html(real: dict[str, Path]) -> None:
+    site = real["site"]
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) == 1 + 3 + 1 + 6
+    for path in pages:
+        page = lxml_html.fromstring(path.read_text(encoding="utf-8"))
+        where = path.relative_to(site).as_posix()
+        assert not [one for one in page.xpath("//script") if not one.get("src") and not one.get("type")], where
+        assert not page.xpath("//i"), f"{where}: markup of a name became markup"
+        ids = page.xpath("//@id")
+        assert len(ids) == len(set(ids)), where
+        for link in page.xpath("//@href | //@src"):
+            file, _, anchor = link.partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.is_file(), f"{where}: {link}"
+            if anchor:
+                assert lxml_html.fromstring(target.read_text(encoding="utf-8")).xpath(f"//*[@id='{anchor}']"), f"{where}: {link}"
+        for table in page.xpath("//table"):
+            assert _words(table.xpath("./caption")[0]), where
+            assert all(head.get("scope") == "col" for head in table.xpath("./thead//th")), where
+            assert all(row.xpath("./th[@scope='row']") for row in table.xpath("./tbody/tr")), where
+            assert len({len(row.xpath("./*")) for row in table.xpath(".//tr")}) == 1, where
+
+
+def test_model_page_shows_the_scores_of_its_results(real: dict[str, Path]) -> None:
+    page = _model_page(real["site"], "merged")
+    table = page.xpath("//section[@id='scores']//table")[0]
+    protocols = [_words(link) for link in table.xpath("./thead//a")]
+    rows, runs = _rows(table), read_results(real["merged"]).runs
+    assert protocols == list(runs)
+    for task in TASKS:
+        for protocol, cell in zip(protocols, rows[task], strict=True):
+            score = runs[protocol].summary.tasks[task]
+            low, high = (100 * end for end in score.interval)
+            assert cell == f"{100 * score.accuracy:.1f}{low:.1f} – {high:.1f}"
+    assert rows["mean of the tasks"] == [f"{100 * run.summary.average:.1f}" for run in runs.values()]
+    languages = _rows(page.xpath("//section[@id='languages']//table")[0])
+    gap = runs["letters-0shot"].summary.languages["ar"].gap
+    assert gap is not None
+    assert gap.overall.difference is not None
+    assert languages["all questions"][1].split("[")[0].endswith(f"{100 * gap.overall.difference:.1f} ".replace("-", "−"))
+
+
+def test_model_page_tells_how_it_was_made(real: dict[str, Path]) -> None:
+    page = _model_page(real["site"], EVIL)
+    making = page.xpath("//section[@id='making']")[0]
+    assert [_words(head).split(":")[0] for head in making.xpath(".//h3")] == ["Quantised", "Merged"]
+    facts = json.loads((real["quantised"].parent / "quantised" / "quantization.json").read_text())
+    quantised, merged = (_rows(table) for table in making.xpath("./div[@class='scroll']/table"))
+    assert quantised["Bits a weight"] == ["16.00", f"{facts['size']['bits_per_weight']:.2f}"]
+    assert quantised["Perplexity"] == [f"{facts['perplexity'][which]:.2f}" for which in ("reference", "quantized")]
+    drift = json.loads((real["merged"].parent / "merged" / "merge.json").read_text())["drift"]
+    assert merged == {Path(name).name: [f"{100 * value:.2f}\N{NO-BREAK SPACE}%".replace("\N{NO-BREAK SPACE}", " ")]
+                      for name, value in drift.items()}
+    assert making.xpath(".//figure/svg"), "drift by layer is drawn"
+    assert _model_page(real["site"], "merged").xpath("//a[text()='Model card']/@href"), "merge wrote a card"
+    for path in real["site"].rglob("*.*"):
+        assert str(real["site"].parent) not in path.read_text(encoding="utf-8") or path.name == "manifest.json", path
+
+
+def test_task_page_shows_what_the_model_saw(real: dict[str, Path]) -> None:
+    page = _task_page(real["site"], "codes <i>")
+    questions = read_questions(real["questions"])
+    section = next(one for one in page.xpath("//section[starts-with(@id, 'board-')]")
+                   if "letters-3shot" in one.xpath("./p")[0].text_content())
+    protocol = PROTOCOLS["letters-3shot"]
+    asked = next(question for question in questions if question.id == "codes <i>/test/0")
+    shots = choose_shots(questions, "codes <i>", protocol, 0, 0, "test", "en")
+    shown = int(re.search(r"with (\d) example", section.text_content())[1])  # fewer than three: the pico model reads 512 tokens
+    assert section.xpath(".//pre")[0].text_content() == build_prompt(asked, shots[:shown], protocol)
+    assert "The hash recorded with its answer is this text's." in section.text_content()
+    counts = [int(cells[0]) for cells in _rows(section.xpath(".//table[contains(@class, 'bars')]")[0]).values()]
+    assert sum(counts) == 10, "five questions in two languages"
+    assert read_results(real["base"]).runs["letters-3shot"].summary.definition_hash in section.text_content()
+
+
+def test_task_page_of_a_language_is_about_that_language(real: dict[str, Path]) -> None:
+    page = _task_page(real["site"], "anatomy", "ar")
+    stems = page.xpath("//p[contains(@class, 'stem')]")
+    assert len(stems) == 3
+    assert all(stem.text.startswith("ما هو") and stem.get("dir") == "auto" for stem in stems)
+    assert "ما هو" in page.xpath("//pre")[0].text_content()
+    accuracies = {name: cells[0] for name, cells in _rows(page.xpath("//table[contains(@class, 'board')]")[0]).items()}
+    run = read_results(real["base"]).runs["letters-0shot"]
+    score = run.summary.languages["ar"].tasks["anatomy"]
+    assert accuracies["base"].startswith(f"{100 * score.accuracy:.1f} %")
+
+
+def test_without_the_benchmark_the_pages_say_so(real: dict[str, Path], tmp_path: Path) -> None:
+    moved = tmp_path / "results"
+    shutil.copytree(real["base"], moved)
+    text = (moved / "manifest.json").read_text()
+    (moved / "manifest.json").write_text(text.replace(str(real["questions"]), "/gone/en.jsonl"))
+    execute(ReportSettings(results=[str(moved)]), tmp_path / "site")
+    page = _task_page(tmp_path / "site", "anatomy")
+    assert "no longer where it was" in page.text_content()
+    assert not page.xpath("//section[@id='examples']")
+
+
+def test_a_model_trained_here_shows_its_curve_and_its_corpus_licences(tmp_path: Path) -> None:
+    chain = make_chain(tmp_path / "run")
+    (chain["adapted"] / "README.md").write_text(f"# {EVIL}\n", encoding="utf-8")
+    execute(ReportSettings(results=[str(make_results(tmp_path, chain, "adapted", "adapted"))]), tmp_path / "site")
+    page = _model_page(tmp_path / "site", "adapted")
+    assert _words(page.xpath("//section[@id='making']//h3")[0]).startswith("Trained further: adapted")
+    assert page.xpath("//section[@id='making']//figure//tbody/tr/th")[0].text == "adapted"
+    assert "CC-BY-4.0 2, CC0-1.0 1" in page.xpath("//section[@id='lineage']")[0].text_content()
+    card = page.xpath("//a[text()='Model card']/@href")[0].removeprefix("../")
+    assert (tmp_path / "site" / card).read_text(encoding="utf-8") == f"# {EVIL}\n"
+    make_results(tmp_path, chain, "adapted", "base", out="no-card")
+    execute(ReportSettings(results=[str(tmp_path / "no-card")]), tmp_path / "again")
+    assert not _model_page(tmp_path / "again", "adapted").xpath("//a[text()='Model card']")
+
+
+def test_the_prompt_of_a_chat_is_shown_in_turns() -> None:
+    from biomistral.reporting.asked import Asked, prompt
+
+    question = Question(id="1", task="t", stem="Why?", options=("a", "b"), answer="A")
+    asked = Asked({("en", "1"): question}, {}, "test", 0)
+    found = prompt(asked, "chat-0shot", "t", "en", {"question": "1", "prompt_hash": "x", "shots": 0})
+    assert found is not None
+    assert [role for role, _ in found.turns] == ["user"]
+    assert not found.proved
+    assert prompt(asked, "chat-3shot", "t", "en", {"question": "1", "prompt_hash": "x", "shots": 3}) is None, "no shots there"
+    assert prompt(asked, "of another version", "t", "en", {"question": "1", "prompt_hash": "x", "shots": 0}) is None
