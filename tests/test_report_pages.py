@@ -1,17 +1,20 @@
 """The detail pages of a site, from real results of pico models: two languages, a merge, its quantised form, text like markup."""
 
+import base64
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from lxml import html as lxml_html
 
 from biomistral.recipe import parse
-from biomistral.records import Question, read_questions
+from biomistral.records import Question, read_questions, read_rows
 from biomistral.reporting.results import read_results
 from biomistral.reporting.settings import ReportSettings
 from biomistral.run import execute, settings_class
@@ -89,7 +92,7 @@ def _model_page(site: Path, name: str) -> Any:
 def test_every_page_is_sound_html(real: dict[str, Path]) -> None:
     site = real["site"]
     pages = sorted(site.rglob("*.html"))
-    assert len(pages) == 1 + 3 + 1 + 6
+    assert len(pages) == 1 + 3 + 1 + 6 + 3
     for path in pages:
         page = lxml_html.fromstring(path.read_text(encoding="utf-8"))
         where = path.relative_to(site).as_posix()
@@ -211,3 +214,98 @@ def test_the_prompt_of_a_chat_is_shown_in_turns() -> None:
     assert not found.proved
     assert prompt(asked, "chat-3shot", "t", "en", {"question": "1", "prompt_hash": "x", "shots": 3}) is None, "no shots there"
     assert prompt(asked, "of another version", "t", "en", {"question": "1", "prompt_hash": "x", "shots": 0}) is None
+
+
+def _data(file: Path) -> Any:
+    """What a data file hands to ``siteData``."""
+    text = file.read_text(encoding="ascii")
+    assert text.startswith("siteData(")
+    assert text.endswith(");\n")
+    name, value = json.loads(f"[{text[len('siteData('):-3]}]")
+    assert name == f"data/{file.name}"
+    return value
+
+
+def _index(site: Path, page: str) -> Any:
+    return json.loads(_page(site, page).xpath("//script[@id='index']")[0].text)
+
+
+def test_explorer_holds_every_answer_task_by_task(real: dict[str, Path]) -> None:
+    site = real["site"]
+    questions = {question.id: question for question in read_questions(real["questions"])}
+    rows = {(row["question"], row["language"]): row for row in read_rows(real["merged"] / "answers.parquet")
+            if row["protocol"] == "cloze-mean"}
+    board = next(one for one in _index(site, "questions.html")["boards"] if one["protocol"] == "cloze-mean")
+    place, seen = board["models"].index("merged"), 0
+    for scope in board["scopes"]:
+        texts, answers = _data(site / scope["text"]), _data(site / scope["answers"])
+        model = answers["models"][place]
+        chosen, shares, probabilities = (base64.b64decode(model[name]) for name in ("chosen", "share", "probabilities"))
+        for index, text in enumerate(texts):
+            row, seen = rows[text["id"], scope["language"]], seen + 1
+            assert (chr(65 + chosen[index]), chr(65 + text["answer"])) == (row["chosen"], row["answer"])
+            assert shares[index] == 200 * row["right"]
+            stored = probabilities[index * model["options"]:(index + 1) * model["options"]]
+            assert [value / 200 for value in stored] == pytest.approx(row["probabilities"], abs=0.0026)
+            if scope["language"] == "en":
+                asked = questions[text["id"]]
+                assert (text["stem"], text["options"], text["context"]) == (asked.stem, list(asked.options), asked.context)
+    assert seen == len(rows) == 20
+
+
+def test_the_setting_caps_the_questions_or_leaves_them_out(real: dict[str, Path], tmp_path: Path) -> None:
+    for count in (0, 2):
+        execute(ReportSettings(results=[str(real["base"]), str(real["merged"])], questions=count), tmp_path / str(count))
+    assert not (tmp_path / "0" / "data").exists()
+    assert not (tmp_path / "0" / "questions.html").exists()
+    scopes = _index(tmp_path / "2", "questions.html")["boards"][0]["scopes"]
+    assert [len(_data(tmp_path / "2" / scope["text"])) for scope in scopes] == [2] * 4
+    size = sum(file.stat().st_size for file in (tmp_path / "0").rglob("*") if file.is_file())
+    assert size < 5_000_000
+
+
+def test_tradeoff_shows_both_sides_of_the_report(real: dict[str, Path]) -> None:
+    facts = json.loads((real["quantised"].parent / "quantised" / "quantization.json").read_text())
+    rows = _rows(_page(real["site"], "quantisation.html").xpath("//table[contains(@class, 'board')]")[0])
+    assert rows["merged"][0] == "16 bits"
+    assert rows[EVIL][0] == "rtn, 4 bits"
+    assert rows[EVIL][5] == f"{facts['size']['bits_per_weight']:.2f}"
+    assert [rows[name][6] for name in ("merged", EVIL)] == [f"{facts['perplexity'][which]:.2f}"
+                                                             for which in ("reference", "quantized")]
+    first, second = (read_results(real[name]).runs["letters-0shot"] for name in ("quantised", "merged"))
+    difference = 100 * float((first.scores - second.scores).mean())
+    assert float(rows[EVIL][2].split("[")[0].replace("−", "-")) == pytest.approx(difference, abs=0.06)
+    assert "base" not in rows, "nothing was quantised from it"
+
+
+def test_languages_page_has_every_model_in_every_language(real: dict[str, Path]) -> None:
+    table = _page(real["site"], "languages.html").xpath("//table[@class='map']")[0]
+    assert [_words(head) for head in table.xpath("./thead//th")] == ["Model", "en", "ar"]
+    for name, folder in (("base", "base"), ("merged", "merged"), (EVIL, "quantised")):
+        scores = read_results(real[folder]).runs["letters-0shot"].summary.languages
+        shown = [cell.split()[0] for cell in _rows(table)[name]]
+        assert shown == [f"{100 * one.overall.accuracy:.1f}" for one in scores.values()]
+
+
+needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+
+
+def _drawn(site: Path, address: str, folder: Path) -> Any:
+    """The page as its scripts leave it."""
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
+               "--virtual-time-budget=5000", "--dump-dom", f"file://{site}/{address}"]
+    return lxml_html.fromstring(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+
+
+@needs_browser
+def test_explorer_filters_where_two_models_differ(real: dict[str, Path], tmp_path: Path) -> None:
+    state = urlencode({"board": 2, "task": "codes <i>/ar", "a": "base", "b": EVIL, "show": "differ", "order": "apart"})
+    page = _drawn(real["site"], f"questions.html#{state}", tmp_path)
+    asked = ("cloze-mean", "codes <i>", "ar")
+    rows = [{row["question"]: row["chosen"] for row in read_rows(real[name] / "answers.parquet")
+             if (row["protocol"], row["task"], row["language"]) == asked} for name in ("base", "quantised")]
+    differ = {name for name, chosen in rows[0].items() if rows[1][name] != chosen}
+    assert {_words(code) for code in page.xpath("//article//code")} == differ
+    assert _words(page.xpath("//p[@id='status']")[0]) == f"{len(differ)} of 5 questions"
+    assert not page.xpath("//article//script")
+    assert EVIL in [_words(option) for option in page.xpath("//select[@name='b']/option")]

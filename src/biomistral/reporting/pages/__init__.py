@@ -16,6 +16,6 @@ site is made, so that they print, follow the theme through CSS variables and wei
 
 from types import ModuleType
 
-from biomistral.reporting.pages import leaderboard, models, tasks
+from biomistral.reporting.pages import explorer, languages, leaderboard, models, tasks, tradeoff
 
-KINDS: tuple[ModuleType, ...] = (leaderboard, models, tasks)
+KINDS: tuple[ModuleType, ...] = (leaderboard, models, tasks, explorer, languages, tradeoff)
