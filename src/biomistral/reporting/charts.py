@@ -80,7 +80,7 @@ def reliability_chart(board: Sequence[Run], number: int) -> Chart | None:
     described = ("How often answers given with a certain confidence are right. On the dashed line confidence can be taken at "
                  "its word; below it the model is too sure of itself. Larger marks stand for more answers.")
     return Chart(f"reliability-{number}", "Reliability of the confidence", described,
-                 draw(series, Axis("confidence, %", 0, 100), Axis("right, %", 0, 100), height=400),
+                 draw(series, Axis("confidence, %", 0, 100), Axis("right, %", 0, 100), height=380),
                  ["Model", "Confidence", "Answers", "Mean confidence", "Right"], rows, series)
 
 

@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 
 from biomistral.artifact import Workspace
-from biomistral.files import write_json, write_text
+from biomistral.files import write_text
 from biomistral.reporting.page import DataFile, Page
 from biomistral.reporting.pages import KINDS
-from biomistral.reporting.record import record
+from biomistral.reporting.record import as_text
 from biomistral.reporting.rendering import Renderer
 from biomistral.reporting.site_data import SiteData, read_site
 from biomistral.reporting.words import finding_words
@@ -29,7 +29,7 @@ def build_site(work: Workspace) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_text(place, renderer.html(file) if isinstance(file, Page) else file.text())
     _write_assets(work.path / "assets")
-    write_json(work.path / "results.json", record(site))
+    write_text(work.path / "results.json", as_text(site))
     work.counts |= {"models": len(site.models), "tables": len(site.views), "pages": len(files),
                     "rows": sum(len(board["rows"]) for board in site.views)}
     work.facts |= {"baseline": site.baseline, "findings": [finding_words(board) for board in site.views if board["finding"]]}

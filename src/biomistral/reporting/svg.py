@@ -74,9 +74,9 @@ class _Frame:
                 self.height - _BOTTOM - up * (self.height - _TOP - _BOTTOM))
 
 
-def draw(series: Sequence[Series], x: Axis, y: Axis, width: int = 560, height: int = 360) -> Markup:
+def draw(series: Sequence[Series], x: Axis, y: Axis, width: int = 440, height: int = 300) -> Markup:
     """The drawing; what it shows must stand beside it as text, so it is hidden from screen readers."""
-    left = min(190.0, 16 + _TEXT * max(map(len, y.names))) if y.names else _LEFT
+    left = min(160.0, 16 + _TEXT * max(map(len, y.names))) if y.names else _LEFT
     frame = _Frame(x, y, width, height, left)
     parts = [*_axes(frame), *(part for one in series for part in _series(frame, one))]
     return (Markup('<svg class="chart" viewBox="0 0 {} {}" aria-hidden="true" focusable="false">').format(width, height)
@@ -100,9 +100,10 @@ def _axes(frame: _Frame) -> Iterator[Markup]:
             (_TOP + bottom) / 2, frame.y.title)
 
 
-def shortened(text: str, longest: int = 24) -> str:
-    """At most so many characters, the rest an ellipsis."""
-    return text if len(text) <= longest else text[:longest - 1] + "…"
+def shortened(text: str, longest: int = 20) -> str:
+    """At most so many characters; of more the ends stay, for names often differ in these."""
+    ending = longest // 2 - 1
+    return text if len(text) <= longest else f"{text[:longest - ending - 1]}…{text[-ending:]}"
 
 
 def _series(frame: _Frame, one: Series) -> Iterator[Markup]:

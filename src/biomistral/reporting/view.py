@@ -8,8 +8,9 @@ from importlib import resources
 from typing import Any
 
 from biomistral.assets import licence_of
-from biomistral.reporting.compare import Difference, against, not_beaten
+from biomistral.reporting.compare import Difference, against
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
+from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import Results, Run
 
 Differences = dict[tuple[str, str], dict[str, Difference]]
@@ -24,14 +25,21 @@ LETTER_MASS_FOLLOWED = 0.5
 
 
 def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str, Any]:
-    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline."""
+    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline.
+
+    Ranks are shared where the paired test tells two rows apart no more; ``best`` names, for all questions, each group, language
+    and task, and each task of each language, the one row that it tells from every other, or None.
+    """
     runs = sorted(board, key=lambda run: (-run.summary.overall.accuracy, run.model.name))
     baseline = next((run for run in board if run.model.name == baseline_name), None)
     first = board[0]
     groups, tasks = first.group_names, list(first.summary.tasks)
+    languages = list(first.summary.languages) if len(first.summary.languages) > 1 else []
+    ranks = {language: pairs(runs, "language", language).ranks() for language in languages}
     scopes = [_OVERALL, *(("group", name) for name in groups)]
     differences = {scope: against(baseline, board, *scope, root) for scope in scopes} if baseline else {}
-    leader, tied = not_beaten(board)
+    everywhere = pairs(runs)
+    leader, tied = runs[everywhere.leader()].model.name, [runs[place].model.name for place in everywhere.not_beaten()]
     return {
         "benchmark": first.benchmark.model_dump(), "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
         "definition": first.summary.definition,
@@ -42,9 +50,23 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
         "has_letter_mass": any(run.summary.overall.letter_mass is not None for run in runs),
         "permutations": first.permutations,
         "has_calibration": any(run.summary.calibration is not None for run in runs),
-        "finding": _finding(runs, baseline, differences),
-        "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences)
-                 for run in runs]}
+        "finding": _finding(runs, baseline, differences), "languages": languages, "best": _best(runs, tasks, languages),
+        "rows": [{**_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences),
+                  "rank": rank, "ranks": {language: own[place] for language, own in ranks.items()}}
+                 for place, (run, rank) in enumerate(zip(runs, everywhere.ranks(), strict=True))]}
+
+
+def _best(runs: Sequence[Run], tasks: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
+    """The models that the paired test tells from every other one, by what they are best at."""
+    def name(kind: str, scope: str, language: str = "") -> str | None:
+        place = pairs(runs, kind, scope, language).best()
+        return None if place is None else runs[place].model.name
+
+    own = {language: runs[0].summary.languages[language].tasks for language in languages}
+    return {"overall": name("overall", "overall"), "groups": {group: name("group", group) for group in runs[0].group_names},
+            "tasks": {task: name("task", task) for task in tasks},
+            "languages": {language: name("language", language) for language in languages},
+            "cells": {language: {task: name("task", task, language) for task in own[language]} for language in languages}}
 
 
 def protocol_words(protocol: str) -> str:

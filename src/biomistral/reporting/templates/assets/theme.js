@@ -1,5 +1,6 @@
-// Before anything is drawn: the theme that the reader chose on this site, else the machine's.
+// Before anything is drawn: scripts run, and the theme is what the reader chose on this site, else the machine's.
 "use strict";
+document.documentElement.classList.add("js");
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen) document.documentElement.dataset.theme = chosen;
