@@ -5,20 +5,26 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from lxml import html as lxml_html
 
 from biomistral.recipe import parse
 from biomistral.records import Question, read_questions, read_rows
+from biomistral.reporting.compare import paired
 from biomistral.reporting.results import read_results
 from biomistral.reporting.settings import ReportSettings
+from biomistral.reporting.words import p_words, points
 from biomistral.run import execute, settings_class
+from biomistral.scoring.permutations import published_letter, published_probabilities
 from biomistral.scoring.prompts import PROTOCOLS, build_prompt, choose_shots
+from biomistral.statistics import differences, holm, mcnemar
 from tiny import TEXT, make_model
 from tiny_results import make_chain, make_results
 
@@ -57,8 +63,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                       group_size=32, samples=1, sequence_length=32, evaluation_samples=1)
     for name, model in {"base": parents[0], "merged": merged, EVIL: quantised}.items():
         _made("evaluate", root / f"results-{model.name}", model=str(model), name=name, benchmark=str(root / "en.jsonl"),
-              translations=[str(root / "ar.jsonl")], protocols=["letters-0shot", "letters-3shot", "cloze-mean"],
-              shot_sets=2, dtype="float32", too_long="fewer-shots")
+              translations=[str(root / "ar.jsonl")], permutations=2, shot_sets=2, dtype="float32",
+              protocols=["letters-0shot", "letters-3shot", "cloze-mean", "generate-0shot"], too_long="fewer-shots")
     folders = {name: root / f"results-{name}" for name in ("base", "merged", "quantised")}
     execute(ReportSettings(results=[str(folder) for folder in folders.values()], title=EVIL), root / "site")
     return {**folders, "site": root / "site", "questions": root / "en.jsonl"}
@@ -92,7 +98,7 @@ def _model_page(site: Path, name: str) -> Any:
 def test_every_page_is_sound_html(real: dict[str, Path]) -> None:
     site = real["site"]
     pages = sorted(site.rglob("*.html"))
-    assert len(pages) == 1 + 3 + 1 + 6 + 3
+    assert len(pages) == 1 + 3 + 1 + 6 + 4 + 1
     for path in pages:
         page = lxml_html.fromstring(path.read_text(encoding="utf-8"))
         where = path.relative_to(site).as_posix()
@@ -194,7 +200,7 @@ def test_a_model_trained_here_shows_its_curve_and_its_corpus_licences(tmp_path: 
     execute(ReportSettings(results=[str(make_results(tmp_path, chain, "adapted", "adapted"))]), tmp_path / "site")
     page = _model_page(tmp_path / "site", "adapted")
     assert _words(page.xpath("//section[@id='making']//h3")[0]).startswith("Trained further: adapted")
-    assert page.xpath("//section[@id='making']//figure//tbody/tr/th")[0].text == "adapted"
+    assert _words(page.xpath("//section[@id='making']//figure//tbody/tr/th")[0]) == "adapted"
     assert "CC-BY-4.0 2, CC0-1.0 1" in page.xpath("//section[@id='lineage']")[0].text_content()
     card = page.xpath("//a[text()='Model card']/@href")[0].removeprefix("../")
     assert (tmp_path / "site" / card).read_text(encoding="utf-8") == f"# {EVIL}\n"
@@ -230,27 +236,42 @@ def _index(site: Path, page: str) -> Any:
     return json.loads(_page(site, page).xpath("//script[@id='index']")[0].text)
 
 
-def test_explorer_holds_every_answer_task_by_task(real: dict[str, Path]) -> None:
+def _answered(folder: Path, protocol: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows of each question, those of the first shots and the published order first."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_rows(folder / "answers.parquet"):
+        if row["protocol"] == protocol:
+            found.setdefault((row["question"], row["language"]), []).append(row)
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["letters-0shot", "letters-3shot", "cloze-mean", "generate-0shot"])
+def test_explorer_holds_every_answer_task_by_task(real: dict[str, Path], protocol: str) -> None:
     site = real["site"]
     questions = {question.id: question for question in read_questions(real["questions"])}
-    rows = {(row["question"], row["language"]): row for row in read_rows(real["merged"] / "answers.parquet")
-            if row["protocol"] == "cloze-mean"}
-    board = next(one for one in _index(site, "questions.html")["boards"] if one["protocol"] == "cloze-mean")
-    place, seen = board["models"].index("merged"), 0
+    board = next(one for one in _index(site, "questions.html")["boards"] if one["protocol"] == protocol)
+    place, rows = board["models"].index("merged"), _answered(real["merged"], protocol)
+    assert sum(scope["n"] for scope in board["scopes"]) == len(rows) == 20
     for scope in board["scopes"]:
         texts, answers = _data(site / scope["text"]), _data(site / scope["answers"])
         model = answers["models"][place]
         chosen, shares, probabilities = (base64.b64decode(model[name]) for name in ("chosen", "share", "probabilities"))
+        assert len(texts) == scope["n"]
         for index, text in enumerate(texts):
-            row, seen = rows[text["id"], scope["language"]], seen + 1
-            assert (chr(65 + chosen[index]), chr(65 + text["answer"])) == (row["chosen"], row["answer"])
-            assert shares[index] == 200 * row["right"]
-            stored = probabilities[index * model["options"]:(index + 1) * model["options"]]
-            assert [value / 200 for value in stored] == pytest.approx(row["probabilities"], abs=0.0026)
+            found = rows[text["id"], scope["language"]]
+            assert len(found) == answers["ways"]
+            letters = Counter(published_letter(row, row["chosen"]) for row in found)
+            assert letters[chr(65 + chosen[index]) if chosen[index] != 255 else ""] == max(letters.values())
+            assert {chr(65 + text["answer"])} == {published_letter(row, row["answer"]) for row in found}
+            assert shares[index] == round(200 * np.mean([row["right"] for row in found]))
+            if model["options"]:
+                stored = np.frombuffer(probabilities, np.uint8).reshape(len(texts), -1)[index] / 200
+                assert stored == pytest.approx(np.mean([published_probabilities(row) for row in found], axis=0), abs=0.0026)
+            if model["said"]:
+                assert model["said"][index] == found[0]["said"]
             if scope["language"] == "en":
                 asked = questions[text["id"]]
                 assert (text["stem"], text["options"], text["context"]) == (asked.stem, list(asked.options), asked.context)
-    assert seen == len(rows) == 20
 
 
 def test_the_setting_caps_the_questions_or_leaves_them_out(real: dict[str, Path], tmp_path: Path) -> None:
@@ -309,3 +330,47 @@ def test_explorer_filters_where_two_models_differ(real: dict[str, Path], tmp_pat
     assert _words(page.xpath("//p[@id='status']")[0]) == f"{len(differ)} of 5 questions"
     assert not page.xpath("//article//script")
     assert EVIL in [_words(option) for option in page.xpath("//select[@name='b']/option")]
+
+
+def test_pairs_are_those_of_the_statistics(real: dict[str, Path]) -> None:
+    page = _page(real["site"], "compare.html")
+    section = next(one for one in page.xpath("//section[starts-with(@id, 'pairs-')]") if "cloze-mean" in one.text_content())
+    rows = [[_words(cell) for cell in row.xpath("./*")] for row in section.xpath(".//tbody/tr")]
+    runs = {name: read_results(real[folder]).runs["cloze-mean"]
+            for name, folder in (("base", "base"), ("merged", "merged"), (EVIL, "quantised"))}
+    assert len(rows) == 3
+    found = [paired(runs[first], runs[second]) for first, second, *_ in rows]
+    corrected = holm([one.p for one in found])
+    for row, one, p in zip(rows, found, corrected, strict=True):
+        assert row[2].split("[")[0].rstrip(" ▲▼") == points(one.difference)
+        assert row[2].endswith(f"[{points(one.low)}, {points(one.high)}]")
+        assert [int(cell) for cell in row[3:5]] == [one.gained, one.lost]
+        assert row[5] == " ".join(p_words(p).split())
+
+
+@needs_browser
+def test_two_models_are_compared_in_the_browser_as_here(real: dict[str, Path], tmp_path: Path) -> None:
+    number = next(place for place, one in enumerate(_index(real["site"], "compare.html")["boards"])
+                  if one["protocol"] == "letters-3shot")
+    state = urlencode({"board": number, "a": EVIL, "b": "base", "by": "task,language"})
+    table = _drawn(real["site"], f"compare.html#{state}", tmp_path).xpath("//div[@id='found']/table")[0]
+    rows = _rows(table)
+    mine, theirs = (read_results(real[name]).runs["letters-3shot"] for name in ("quantised", "base"))
+    scopes = {"all questions": ("overall", "overall", ""),
+              **{f"{task} · {language}": ("task", task, language) for task in TASKS for language in STEMS}}
+    assert set(rows) == set(scopes)
+    p_values = {}
+    for name, (kind, task, language) in scopes.items():
+        places = mine.places(kind, task, language)
+        sums, sizes = differences(mine.scores[places], theirs.scores[places], mine.clusters[places])
+        gained, lost = int((sums > 1e-9).sum()), int((sums < -1e-9).sum())
+        p_values[name] = mcnemar(gained, lost)
+        share = sums.sum() / sizes.sum()
+        half = 1.959964 * np.sqrt(((sums - sizes * share) ** 2).sum() * len(sums) / (len(sums) - 1)) / sizes.sum()
+        assert rows[name][3].split("[")[0].rstrip(" ▲▼") == points(share)
+        low, high = (float(end.replace("−", "-")) for end in rows[name][3].split("[")[1].rstrip("]").split(", "))
+        assert [low, high] == pytest.approx([100 * (share - half), 100 * (share + half)], abs=0.051)
+        assert rows[name][4:6] == [str(gained), str(lost)]
+        assert rows[name][6] == p_words(p_values[name]).replace("\N{NO-BREAK SPACE}", " ")
+    corrected = holm(list(p_values.values())[1:])
+    assert [rows[name][7] for name in list(scopes)[1:]] == [p_words(p).replace("\N{NO-BREAK SPACE}", " ") for p in corrected]

@@ -1,10 +1,7 @@
 """One model's answers under one protocol, a row a question, small enough to hold those of all models of a table at once."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +10,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from biomistral.records import LETTERS
-from biomistral.reporting.results import Labels
+from biomistral.reporting.questionnaire import Labels, Questionnaire
+from biomistral.reporting.results import Run
 
 STEPS = 200
 """Probabilities and shares are kept in steps of half a percent: one byte each, 72 MB instead of 490 for 60 models and 200,000
 questions."""
 NONE = 255
-_IDENTITY = ["task", "language", "question"]
-_LATER = {"permutation": pa.int32(), "order": pa.list_(pa.int32()), "said": pa.string(), "letter_mass": pa.float64()}
-_NEEDED = [*_IDENTITY, "shot_set", "options", "answer", "chosen", "right", "probabilities"]
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float64]
@@ -30,77 +25,61 @@ Ints: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Answers:
-    """Rows are questions in the order of `results.Run`: by task, language and id. Letters are those of the published order.
+    """Rows are questions in the order of `questionnaire.Questionnaire`; letters are those of the published order of the options.
 
     ``chosen`` is the option (from 0) that was chosen most often over shot sets and permutations, of equals the first (`NONE`: no
     answer could be read); ``share`` how often the right one was (`STEPS`: always); ``probabilities`` (questions, most options)
     are means over the same, `NONE` where there are none. ``said``: the first answer in words, where there are such.
     """
 
-    questions: Labels
-    answer: Bytes
-    options: Bytes
     chosen: Bytes
     share: Bytes
     probabilities: Bytes
-    ways: int
     said: Labels | None
 
 
 class AnswerReader:
-    """Reads the answers of many models to the same questions: how to sort them is found out once."""
+    """Reads the answers of models that were asked alike; ``questions`` are ids, ``answer`` and ``options`` say which option is
+    right (from 0) and of how many, ``ways`` how often each question was asked."""
 
-    def __init__(self) -> None:
-        self._keys: pa.Table | None = None
-        self._order: Ints = np.zeros(0, np.int64)
-        self._starts: Ints = np.zeros(0, np.int64)
-        self._questions: Labels = np.zeros(0, object)
+    def __init__(self, asked: Questionnaire) -> None:
+        self.ways = asked.shot_sets * asked.permutations
+        self._rows: Ints = np.argsort(asked.place, kind="stable")
+        first = asked.answers.take(pa.array(self._rows[:: self.ways]))
+        self.questions: Labels = np.array(first["question"].to_pylist(), dtype=object)
+        self.answer: Bytes = _bytes(_letters(first["answer"]))
+        self.options: Bytes = first["options"].to_numpy().astype(np.uint8)
 
-    def read(self, folder: Path, protocol: str) -> Answers:
-        """The answers in a results folder that `results.read_results` has read and found sound."""
-        file = folder / "answers.parquet"
-        there = set(pq.read_schema(file).names)
-        table = pq.read_table(file, columns=[*_NEEDED, *there.intersection(_LATER)], filters=[("protocol", "=", protocol)])
-        self._sort(table.select(_IDENTITY))
-        table = table.take(pa.array(self._order)).combine_chunks()
-        first = table.take(pa.array(self._starts))
-        ways = len(table) // len(first)
+    def read(self, run: Run) -> Answers:
+        """The answers of a run with this questionnaire, from its folder."""
+        file = run.folder / "answers.parquet"
+        columns = ["chosen", "right", "probabilities", *{"order", "said"}.intersection(pq.read_schema(file).names)]
+        table = pq.read_table(file, columns=columns, filters=[("protocol", "=", run.protocol)])
         order = _order(table)
-        letters = {name: _published(_letters(table[name]), order) for name in ("answer", "chosen")}
-        said = _words(first, "said")
-        return Answers(self._questions, letters["answer"][self._starts], first["options"].to_numpy().astype(np.uint8),
-                       _most_frequent(letters["chosen"], len(first), ways),
-                       _steps(self._means(table["right"].to_numpy().astype(np.float64)[:, None]))[:, 0],
-                       self._probabilities(table, order), ways, said)
+        right = self._by_question(table["right"].to_numpy().astype(np.float64))
+        return Answers(_most_frequent(self._by_question(_published(_letters(table["chosen"]), order))),
+                       _steps(right.mean(axis=1)), self._probabilities(table, order), self._said(table))
 
-    def _sort(self, keys: pa.Table) -> None:
-        """Where the rows of each question go; as for the last model if the rows stand as they stood there."""
-        if self._keys is not None and keys.equals(self._keys):
-            return
-        order = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _IDENTITY])
-        ordered = keys.take(order)
-        new: NDArray[np.bool_] = np.ones(len(ordered), bool)
-        new[1:] = np.any([pc.not_equal(ordered[name][1:], ordered[name][:-1]).to_numpy(zero_copy_only=False)
-                          for name in _IDENTITY], axis=0)
-        self._keys, self._order, self._starts = keys, order.to_numpy().astype(np.int64), np.flatnonzero(new)
-        self._questions = _labels(ordered["question"].take(pa.array(self._starts)))
-
-    def _means(self, values: Floats) -> Floats:
-        """Means of the rows (answers, columns) of each question; NaN is left out."""
-        known = ~np.isnan(values)
-        sums = np.add.reduceat(np.where(known, values, 0.0), self._starts)
-        counts = np.add.reduceat(known.astype(np.float64), self._starts)
-        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    def _by_question(self, values: NDArray[np.generic]) -> NDArray[Any]:
+        """Rows of answers as (questions, ways, ...)."""
+        return values[self._rows].reshape(len(self.questions), self.ways, *values.shape[1:])
 
     def _probabilities(self, table: pa.Table, order: Ints | None) -> Bytes:
+        """Means of those answers that have probabilities."""
         found = _padded(table["probabilities"], float(np.nan))
         if order is not None and found.shape[1]:
-            width = max(found.shape[1], order.shape[1])
-            shown = np.pad(found, ((0, 0), (0, width - found.shape[1])), constant_values=np.nan)
-            found = np.full_like(shown, np.nan)
-            rows, places = np.nonzero(order >= 0)
-            found[rows, order[rows, places]] = shown[rows, places]
-        return _steps(self._means(found))
+            found = _as_published(found, order)
+        found = self._by_question(found)
+        known = ~np.isnan(found)
+        counts = known.sum(axis=1)
+        sums = np.where(known, found, 0.0).sum(axis=1)
+        return _steps(np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0))
+
+    def _said(self, table: pa.Table) -> Labels | None:
+        if "said" not in table.column_names or table["said"].null_count == len(table):
+            return None
+        said: Labels = np.array(table["said"].take(pa.array(self._rows[:: self.ways])).to_pylist(), dtype=object)
+        return said
 
 
 def _letters(column: pa.ChunkedArray) -> Ints:
@@ -109,63 +88,59 @@ def _letters(column: pa.ChunkedArray) -> Ints:
     return places.to_numpy().astype(np.int64)
 
 
+def _bytes(letters: Ints) -> Bytes:
+    return np.where(letters >= 0, letters, NONE).astype(np.uint8)
+
+
 def _order(table: pa.Table) -> Ints | None:
     """Which published option stood at each letter, (answers, options), -1 behind the last; None: all as published."""
     if "order" not in table.column_names or table["order"].null_count == len(table):
         return None
     order = _padded(table["order"], -1.0).astype(np.int64)
-    plain = table["order"].is_null().to_numpy(zero_copy_only=False)
-    order[plain] = np.arange(order.shape[1])
+    order[table["order"].is_null().to_numpy(zero_copy_only=False)] = np.arange(order.shape[1])
     return order
 
 
 def _published(letters: Ints, order: Ints | None) -> Bytes:
     """Letters as they were shown, as those under which the options were published."""
-    known = letters >= 0
     if order is not None:
-        letters = np.where(known, order[np.arange(len(order)), np.where(known, letters, 0)], -1)
-    return np.where(known, letters, NONE).astype(np.uint8)
+        letters = np.where(letters >= 0, order[np.arange(len(order)), np.maximum(letters, 0)], -1)
+    return _bytes(letters)
+
+
+def _as_published(shown: Floats, order: Ints) -> Floats:
+    """Rows of probabilities in the published order of the options."""
+    width = max(shown.shape[1], order.shape[1])
+    shown = np.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=np.nan)
+    found = np.full_like(shown, np.nan)
+    rows, places = np.nonzero(order >= 0)
+    found[rows, order[rows, places]] = shown[rows, places]
+    return found
 
 
 def _padded(column: pa.ChunkedArray, nothing: float) -> Floats:
     """A column of lists as a matrix."""
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     values = pc.list_flatten(column).to_numpy().astype(np.float64)
-    matrix = np.full((len(lengths), int(lengths.max(initial=0))), nothing)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = values
+    width = int(lengths.max(initial=0))
+    if len(values) == width * len(lengths):
+        return values.reshape(len(lengths), width)
+    matrix = np.full((len(lengths), width), nothing)
+    matrix[np.arange(width) < lengths[:, None]] = values
     return matrix
 
 
-def _most_frequent(letters: Bytes, questions: int, ways: int) -> Bytes:
-    """The letter that most of the ``ways`` answers to each question give; of equals the first, and one that was read first."""
-    if ways == 1:
-        return letters
+def _most_frequent(letters: Bytes) -> Bytes:
+    """The letter that most of the answers (questions, ways) to each question give; of equals the first, and one that was read."""
+    if letters.shape[1] == 1:
+        return letters[:, 0]
     num = len(LETTERS) + 1
-    places = np.where(letters == NONE, num - 1, letters).astype(np.int64).reshape(questions, ways)
-    counts = np.bincount((np.arange(questions)[:, None] * num + places).ravel(), minlength=questions * num)
-    best = counts.reshape(questions, num).argmax(axis=1)
+    places = np.where(letters == NONE, num - 1, letters).astype(np.int64)
+    cells = (np.arange(len(letters))[:, None] * num + places).ravel()
+    best = np.bincount(cells, minlength=len(letters) * num).reshape(len(letters), num).argmax(axis=1)
     return np.where(best == num - 1, NONE, best).astype(np.uint8)
 
 
 def _steps(values: Floats) -> Bytes:
     """Fractions in steps of half a percent."""
     return np.where(np.isnan(values), NONE, np.rint(np.nan_to_num(values) * STEPS)).astype(np.uint8)
-
-
-def _words(table: pa.Table, name: str) -> Labels | None:
-    if name not in table.column_names or table[name].null_count == len(table):
-        return None
-    return _labels(table[name])
-
-
-def _labels(column: pa.ChunkedArray) -> Labels:
-    labels: Labels = np.array(column.to_pylist(), dtype=object)
-    return labels
-
-
-def spans(*labels: Labels) -> Iterator[tuple[tuple[str, ...], slice]]:
-    """Runs of rows with equal labels, e.g. of one task and language, in their order; rows are sorted by them."""
-    changes = np.any([column[1:] != column[:-1] for column in labels], axis=0)
-    ends = [0, *(np.flatnonzero(changes) + 1), len(labels[0])]
-    for start, stop in pairwise(ends):
-        yield tuple(str(column[start]) for column in labels), slice(int(start), int(stop))

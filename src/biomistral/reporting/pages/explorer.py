@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from biomistral.records import LETTERS
-from biomistral.reporting.answer_book import BoardAnswers, Scope
+from biomistral.reporting.answer_book import BoardAnswers, Scope, scopes_of
 from biomistral.reporting.answers import STEPS, Answers, Ints
 from biomistral.reporting.asked import Asked
 from biomistral.reporting.packed import packed, script
@@ -55,9 +55,9 @@ class _Board:
     @property
     def scopes(self) -> list[Scope]:
         """Tasks, each in each of its languages, in the order in which the results name them."""
-        summary = self.run.summary
-        orders = (list(summary.tasks), list(summary.languages) or sorted({language for _, language in self.book.scopes}))
-        return sorted((scope for scope in self.book.scopes if scope[1]),
+        summary, scopes = self.run.summary, scopes_of(self.run.questionnaire)
+        orders = (list(summary.tasks), list(summary.languages) or sorted({language for _, language in scopes}))
+        return sorted((scope for scope in scopes if scope[1]),
                       key=lambda scope: [order.index(name) for name, order in zip(scope, orders, strict=True)])
 
     def asked(self) -> Asked | None:
@@ -88,7 +88,7 @@ def _answers(board: _Board, place: int, scope: Scope) -> str:
     """Of each model: letters chosen, shares right and probabilities (`answers.STEPS`), and words where it gave such."""
     held = board.held(scope)
     models = [_model(answers, held) for answers in board.book.answers]
-    return script(_path("answers", board.number, place), {"models": models, "ways": board.book.answers[0].ways})
+    return script(_path("answers", board.number, place), {"models": models, "ways": board.book.ways})
 
 
 def _model(answers: Answers, held: Ints) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def _model(answers: Answers, held: Ints) -> dict[str, Any]:
 
 def _texts(board: _Board, place: int, scope: Scope) -> str:
     """Ids, right answers and, where the benchmark is still there, the words of each question."""
-    first, asked = board.book.answers[0], board.asked()
+    book, asked = board.book, board.asked()
     rows = []
     for index in board.held(scope).tolist():
-        name = str(first.questions[index])
-        row = {"id": name, "answer": int(first.answer[index]), "options": list(LETTERS[: int(first.options[index])])}
+        name = str(book.questions[index])
+        row = {"id": name, "answer": int(book.answer[index]), "options": list(LETTERS[: int(book.options[index])])}
         if asked is not None and (question := asked.questions.get((scope[1], name))) is not None:
             row |= {"stem": question.stem, "options": list(question.options), "context": question.context}
         rows.append(row)

@@ -9,7 +9,7 @@ import numpy as np
 
 from biomistral.records import LETTERS
 from biomistral.reporting.agreement import agreement, difficulty, examples
-from biomistral.reporting.answer_book import BoardAnswers
+from biomistral.reporting.answer_book import BoardAnswers, scopes_of
 from biomistral.reporting.answers import NONE, STEPS
 from biomistral.reporting.asked import Asked, prompt, recorded
 from biomistral.reporting.page import Page
@@ -61,14 +61,14 @@ def tasks_of(site: SiteData) -> list[Task]:
 
 
 def _languages(site: SiteData, task: str, numbers: Sequence[int]) -> list[str]:
-    return list(dict.fromkeys(str(language) for number in numbers for run in [site.boards[number][0]]
-                              for language in np.unique(run.languages[run.places("task", task)])))
+    return list(dict.fromkeys(language for number in numbers for run in [site.boards[number][0]]
+                              for name, language in scopes_of(run.questionnaire) if name == task and language))
 
 
 def _with_language(site: SiteData, task: Task, language: str) -> list[int]:
     """The boards on which the task was asked in a language."""
     return [number for number in task.boards
-            if not language or (task.name, language) in site.book.board(number).scopes]
+            if not language or (task.name, language) in scopes_of(site.boards[number][0].questionnaire)]
 
 
 def _index(site: SiteData, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _examples(book: BoardAnswers, task: Task, asked: Asked) -> list[dict[str, An
     found = []
     for offset in examples(book.share[:, place], _EXAMPLES):
         index = place.start + offset
-        question = asked.questions.get((str(book.languages[index]), str(book.questions[index])))
+        question = asked.questions.get((task.sample_language, str(book.questions[index])))
         if question is not None:
             chosen = book.chosen[:, index]
             found.append({"question": question, "right": float(book.share[:, index].mean() / STEPS),
