@@ -20,6 +20,9 @@ class ReportSettings(StageSettings):
     protocol: str = Field("", description="protocol whose finding and table come first; empty: the first one")
     title: str = Field("Leaderboard", min_length=1, description="title of the page")
     curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
+    questions: int = Field(1000, ge=0, description=(
+        "most questions of a task and language that the site holds with every model's answers (drawn by the seed, about 1 KB "
+        "each); 0: no answers to single questions at all, the smallest site"))
     contamination: list[Input] = Field(default_factory=list, description=(
         "files that 'contamination --out' wrote about these results: scores with and without questions that stand in a corpus"))
     notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from biomistral.artifact import Workspace, input_key, is_artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.recipe import nearest
+from biomistral.reporting.answer_book import AnswerBook
+from biomistral.reporting.asked import Library
 from biomistral.reporting.compare import boards
 from biomistral.reporting.imported import KIND, read_imported, tables
 from biomistral.reporting.overlap import overlaps
@@ -41,6 +44,16 @@ class SiteData:
     @property
     def several_benchmarks(self) -> bool:
         return len({board[0].board[:4] for board in self.boards}) > 1
+
+    @cached_property
+    def book(self) -> AnswerBook:
+        """Every answer, of one table at a time, read when a page first asks."""
+        return AnswerBook(self.boards)
+
+    @cached_property
+    def library(self) -> Library:
+        """The questions that were asked, if their benchmarks still lie where they were."""
+        return Library()
 
     def of_model(self, name: str) -> list[Results]:
         """The results folders of one model."""

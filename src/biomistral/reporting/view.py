@@ -186,7 +186,7 @@ def _node_view(node: Node, seen: set[str]) -> dict[str, Any]:
 def _without_paths(value: Any, names: dict[str, str]) -> Any:
     """Settings with the places of inputs replaced by their short names."""
     if isinstance(value, dict):
-        return {name: _without_paths(item, names) for name, item in value.items()}
+        return {names.get(name, name): _without_paths(item, names) for name, item in value.items()}
     if isinstance(value, list):
         return [_without_paths(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value

@@ -16,6 +16,18 @@ site is made, so that they print, follow the theme through CSS variables and wei
 
 from types import ModuleType
 
-from biomistral.reporting.pages import contamination, leaderboard, provenance, training
+from biomistral.reporting.pages import (
+    contamination,
+    explorer,
+    languages,
+    leaderboard,
+    models,
+    provenance,
+    tasks,
+    tradeoff,
+    training,
+    versus,
+)
 
-KINDS: tuple[ModuleType, ...] = (leaderboard, training, contamination, provenance)
+KINDS: tuple[ModuleType, ...] = (leaderboard, models, tasks, explorer, versus, languages, tradeoff, training, contamination,
+                                 provenance)
