@@ -20,7 +20,7 @@ from biomistral.reporting.site_data import SiteData
 from biomistral.run import execute
 from tiny_results import make_chain, make_results, rewrite
 
-ODD = ["a/b\\c:d*?", "..", ".", "CON", "x" * 300, "模型 🩺", "نموذج", "\u202eevil", "line\nbreak", "a b", "a-b", "A-B", "a_b", 
+ODD = ["a/b\\c:d*?", "..", ".", "CON", "x" * 300, "模型 🩺", "نموذج", "\u202eevil", "line\nbreak", "a b", "a-b", "A-B", "a_b",
        "%2e%2e", "#q=1", "<b>&amp;</b>"]
 LANGUAGES = {"languages": ("en", "pt", "ar"), "tasks": 2}
 
