@@ -1,13 +1,15 @@
 """The answers of all models of a table side by side, read when a page first asks for them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 
-from biomistral.recipe import canonical_hash
 from biomistral.reporting.answers import AnswerReader, Answers, Bytes
 from biomistral.reporting.questionnaire import Labels, Numbers, Questionnaire
 from biomistral.reporting.results import Run
@@ -35,8 +37,9 @@ class BoardAnswers:
         """Hash of which questions these are and what is right."""
         parts = [(language, place) for (task, language), place in self.scopes.items()
                  if task == scope[0] and language and scope[1] in ("", language)]
-        return canonical_hash([[language, *(column[place].tolist() for column in (self.questions, self.answer, self.options))]
-                               for language, place in parts])
+        rows = [[language, *(column[place].tolist() for column in (self.questions, self.answer, self.options))]
+                for language, place in parts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 class AnswerBook:
@@ -44,6 +47,11 @@ class AnswerBook:
 
     def __init__(self, boards: Sequence[Sequence[Run]]) -> None:
         self._boards, self._read = boards, dict[int, BoardAnswers]()
+        self.scopes = cache(self._scopes)
+
+    def _scopes(self, number: int) -> dict[Scope, slice]:
+        """Where the questions of each task and language of a table stand, without reading an answer."""
+        return scopes_of(self._boards[number][0].questionnaire)
 
     def board(self, number: int) -> BoardAnswers:
         """The answers of one table; the runs of a board are aligned, question by question."""

@@ -19,6 +19,7 @@ from biomistral.scoring.questions import read_benchmark
 from biomistral.scoring.scaffold import with_own_words
 
 Identity: TypeAlias = tuple[str, str]
+Recorded: TypeAlias = dict[tuple[str, str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ class Library:
 
     def __init__(self) -> None:
         self._read: dict[tuple[str, ...], Asked | None] = {}
+        self._recorded: dict[tuple[Path, str], Recorded] = {}
+
+    def recorded(self, folder: Path, protocol: str) -> Recorded:
+        """See `recorded`; read once for all tasks."""
+        if (folder, protocol) not in self._recorded:
+            self._recorded[folder, protocol] = recorded(folder, protocol)
+        return self._recorded[folder, protocol]
 
     def asked(self, results: Results) -> Asked | None:
         """The questions of a results folder; None if a benchmark is not where it was, or not what it was."""
@@ -99,7 +107,7 @@ def _about(place: Path) -> dict[str, Mapping[str, Any]]:
     return dict(json.loads(file.read_text(encoding="utf-8"))["tasks"]) if place.is_dir() and file.is_file() else {}
 
 
-def recorded(folder: Path, protocol: str) -> dict[tuple[str, str], dict[str, Any]]:
+def recorded(folder: Path, protocol: str) -> Recorded:
     """For each task and language the first question that was asked as published behind the first shots: its id, the hash of its
     prompt and how many shots it got. Empty of a folder that keeps no such hashes."""
     names = ["task", "language", "question", "prompt_hash", "shots"]

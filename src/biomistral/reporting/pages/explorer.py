@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from biomistral.records import LETTERS
-from biomistral.reporting.answer_book import BoardAnswers, Scope, scopes_of
+from biomistral.reporting.answer_book import BoardAnswers, Scope
 from biomistral.reporting.answers import STEPS, Answers, Ints
 from biomistral.reporting.asked import Asked
 from biomistral.reporting.packed import packed, script
@@ -55,7 +55,7 @@ class _Board:
     @property
     def scopes(self) -> list[Scope]:
         """Tasks, each in each of its languages, in the order in which the results name them."""
-        summary, scopes = self.run.summary, scopes_of(self.run.questionnaire)
+        summary, scopes = self.run.summary, self.site.book.scopes(self.number)
         orders = (list(summary.tasks), list(summary.languages) or sorted({language for _, language in scopes}))
         return sorted((scope for scope in scopes if scope[1]),
                       key=lambda scope: [order.index(name) for name, order in zip(scope, orders, strict=True)])

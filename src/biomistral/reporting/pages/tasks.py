@@ -9,9 +9,9 @@ import numpy as np
 
 from biomistral.records import LETTERS
 from biomistral.reporting.agreement import agreement, difficulty, examples
-from biomistral.reporting.answer_book import BoardAnswers, scopes_of
+from biomistral.reporting.answer_book import BoardAnswers
 from biomistral.reporting.answers import NONE, STEPS
-from biomistral.reporting.asked import Asked, prompt, recorded
+from biomistral.reporting.asked import Asked, prompt
 from biomistral.reporting.page import Page
 from biomistral.reporting.results import Run
 from biomistral.reporting.results_file import Score
@@ -61,14 +61,14 @@ def tasks_of(site: SiteData) -> list[Task]:
 
 
 def _languages(site: SiteData, task: str, numbers: Sequence[int]) -> list[str]:
-    return list(dict.fromkeys(language for number in numbers for run in [site.boards[number][0]]
-                              for name, language in scopes_of(run.questionnaire) if name == task and language))
+    return list(dict.fromkeys(language for number in numbers for name, language in site.book.scopes(number)
+                              if name == task and language))
 
 
 def _with_language(site: SiteData, task: Task, language: str) -> list[int]:
     """The boards on which the task was asked in a language."""
     return [number for number in task.boards
-            if not language or (task.name, language) in scopes_of(site.boards[number][0].questionnaire)]
+            if not language or (task.name, language) in site.book.scopes(number)]
 
 
 def _index(site: SiteData, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _board(site: SiteData, number: int, task: Task, asked: Asked | None) -> dict
     """What one protocol says of a task."""
     board, book = site.boards[number], site.book.board(number)
     place = book.scopes[task.name, task.language]
-    row = recorded(board[0].folder, board[0].protocol).get((task.name, task.sample_language))
+    row = site.library.recorded(board[0].folder, board[0].protocol).get((task.name, task.sample_language))
     hardness = difficulty(book.share[:, place])
     return {"number": number, "run": board[0], "view": site.views[number], "difficulty": hardness,
             "most": max(hardness.counts), "models": _models(site, board, book, task),
