@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from biomistral.assets import licence_of
+from biomistral.recipe import canonical_hash
 from biomistral.reporting.compare import Difference, against
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
 from biomistral.reporting.pairwise import pairs
@@ -34,14 +35,15 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
     baseline = next((run for run in board if run.model.name == baseline_name), None)
     first = board[0]
     groups, tasks = first.group_names, list(first.summary.tasks)
-    languages = list(first.summary.languages) if len(first.summary.languages) > 1 else []
+    languages, asked = _languages(runs), first.questionnaire.languages.names
     ranks = {language: pairs(runs, "language", language).ranks() for language in languages}
     scopes = [_OVERALL, *(("group", name) for name in groups)]
     differences = {scope: against(baseline, board, *scope, root) for scope in scopes} if baseline else {}
     everywhere = pairs(runs)
     leader, tied = runs[everywhere.leader()].model.name, [runs[place].model.name for place in everywhere.not_beaten()]
     return {
-        "benchmark": first.benchmark.model_dump(), "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
+        "id": f"{first.protocol}~{canonical_hash(list(first.board))[:12]}", "benchmark": first.benchmark.model_dump(),
+        "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
         "definition": first.summary.definition,
         "definition_hash": first.summary.definition_hash, "questions_hash": first.questions, "questions": len(first.scores),
         "shot_sets": first.shot_sets, "chance": first.chance, "groups": groups, "tasks": tasks if len(tasks) > 1 else [],
@@ -50,10 +52,18 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
         "has_letter_mass": any(run.summary.overall.letter_mass is not None for run in runs),
         "permutations": first.permutations,
         "has_calibration": any(run.summary.calibration is not None for run in runs),
-        "finding": _finding(runs, baseline, differences), "languages": languages, "best": _best(runs, tasks, languages),
+        "finding": _finding(runs, baseline, differences), "languages": languages,
+        "without_languages": [run.model.name for run in runs if not run.summary.languages] if len(asked) > 1 else [],
+        "best": _best(runs, tasks, languages),
         "rows": [{**_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences),
                   "rank": rank, "ranks": {language: own[place] for language, own in ranks.items()}}
                  for place, (run, rank) in enumerate(zip(runs, everywhere.ranks(), strict=True))]}
+
+
+def _languages(runs: Sequence[Run]) -> list[str]:
+    """The languages that every row has scores in, if there are several; folders of early versions have none."""
+    found = [name for name in runs[0].summary.languages if all(name in run.summary.languages for run in runs)]
+    return found if len(found) > 1 else []
 
 
 def _best(runs: Sequence[Run], tasks: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
@@ -137,6 +147,18 @@ def _finding(runs: Sequence[Run], baseline: Run | None, differences: Differences
     control = differences.get(("group", "untaught"), {}) if scope != _OVERALL else {}
     return {"model": best.model.name, "baseline": baseline.model.name, "compared": len(others), "scope": scope[1],
             "main": _difference(differences[scope][best.model.name]), "control": _difference(control.get(best.model.name))}
+
+
+def versions_note(results: Sequence[Results]) -> str:
+    """Which models were evaluated by another version than the first, in words; nothing where all are of one."""
+    def made(result: Results) -> tuple[str, int]:
+        return str(result.artifact.manifest["made"]["biomistral"]), int(result.artifact.manifest["version"])
+
+    first = made(results[0])
+    others = dict.fromkeys(f"{result.model.name} by {made(result)[0]} (evaluate {made(result)[1]})"
+                           for result in results if made(result) != first)
+    return "" if not others else (f"Not all rows were measured by one version: {results[0].model.name} by {first[0]} (evaluate "
+                                  f"{first[1]}), {', '.join(others)}; those not named as {results[0].model.name}.")
 
 
 def lineage_view(result: Results) -> dict[str, Any]:

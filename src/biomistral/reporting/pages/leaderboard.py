@@ -7,7 +7,7 @@ from typing import Any
 from biomistral.reporting.charts import Chart, accuracy_chart, percent, reliability_chart
 from biomistral.reporting.page import Page
 from biomistral.reporting.site_data import SiteData
-from biomistral.reporting.view import published
+from biomistral.reporting.view import published, versions_note
 from biomistral.reporting.words import decimals, p_words, points
 
 _Row = dict[str, Any]
@@ -57,7 +57,8 @@ def pages(site: SiteData) -> Iterator[Page]:
 
 
 def _data(site: SiteData) -> dict[str, Any]:
-    return {"notes": site.settings.notes, "boards": site.views, "several_benchmarks": site.several_benchmarks,
+    return {"notes": site.settings.notes, "versions": versions_note(site.results), "boards": site.views,
+            "several_benchmarks": site.several_benchmarks,
             "labels": _labels(site), "baseline": site.baseline, "imported": site.imported, "published": published(),
             "slices": [[_whole(site, number), *_by_language(site, number)] for number in range(len(site.boards))],
             "charts": [_charts(site, number) for number in range(len(site.boards))]}
@@ -73,7 +74,7 @@ def _labels(site: SiteData) -> list[str]:
     for words in more:
         if len(set(labels)) < len(labels):
             labels = [label + word for label, word in zip(labels, words, strict=True)]
-    return labels
+    return labels if len(set(labels)) == len(labels) else [f"{label}, table {number}" for number, label in enumerate(labels, 1)]
 
 
 def _charts(site: SiteData, number: int) -> list[Chart]:

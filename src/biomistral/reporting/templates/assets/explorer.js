@@ -100,7 +100,8 @@
       item.append(make("details", {}, make("summary", {}, "Context"), make("p", { class: "pre", dir: "auto" }, question.context)));
     }
     item.append(make("p", { class: "stem pre", dir: "auto" }, question.stem ?? "The text of this question is no longer there."));
-    item.append(table(question, index, models));
+    item.append(make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Answers to ${question.id}` },
+      table(question, index, models)));
     for (const model of models) {
       if (model.said?.[index] != null) item.append(make("p", { class: "said" }, make("b", { dir: "auto" }, model.name), " said: ", make("q", { class: "pre", dir: "auto" }, model.said[index])));
     }
