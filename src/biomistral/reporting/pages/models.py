@@ -100,9 +100,10 @@ def _cell(one: Standing, score: Score | None) -> dict[str, Any] | None:
 
 
 def heat(accuracy: float, chance: float) -> int:
-    """How strongly a cell of a heat map is tinted, in percent: 0 of guessing (or worse) to 55 of all right."""
+    """How strongly a cell of a heat map is tinted, in percent: 0 of guessing (or worse) to 44 of all right, on which text can
+    still be read."""
     share = (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
-    return round(55 * max(0.0, share))
+    return round(44 * max(0.0, share))
 
 
 def language_map(site: SiteData, one: Standing) -> dict[str, Any]:
