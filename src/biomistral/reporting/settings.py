@@ -8,10 +8,10 @@ from biomistral.recipe import Input, StageSettings
 
 
 class ReportSettings(StageSettings):
-    """Put results folders side by side on one static page, with paired tests and the lineage of every row."""
+    """Put results folders side by side on a static site, with paired tests and the lineage of every row."""
 
     kind: ClassVar[str] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     make: ClassVar[str] = "biomistral.reporting.site:build_site"
 
     results: list[Input] = Field(min_length=1, json_schema_extra={"argument": True}, description=(
@@ -20,6 +20,9 @@ class ReportSettings(StageSettings):
     protocol: str = Field("", description="protocol whose finding and table come first; empty: the first one")
     title: str = Field("Leaderboard", min_length=1, description="title of the page")
     curves: list[Input] = Field(default_factory=list, description="model folders whose metrics.jsonl are drawn as loss curves")
+    questions: int = Field(1000, ge=0, description=(
+        "most questions of a task and language that the site holds with every model's answers (drawn by the seed, about 1 KB "
+        "each); 0: no answers to single questions at all, the smallest site"))
     contamination: list[Input] = Field(default_factory=list, description=(
         "files that 'contamination --out' wrote about these results: scores with and without questions that stand in a corpus"))
     notes: list[str] = Field(default_factory=list, description="plain sentences shown at the top of the page")
