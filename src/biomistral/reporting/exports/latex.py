@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from biomistral.reporting.compare import SIGNIFICANT, boards, discordant
+from biomistral.reporting.compare import boards, discordant
 from biomistral.reporting.exports.scores import Score
+from biomistral.reporting.pairwise import SIGNIFICANT
 from biomistral.reporting.results import Run
 from biomistral.statistics import holm, mcnemar
 
