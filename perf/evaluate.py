@@ -76,13 +76,11 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
 
     from biomistral.evaluation.answering import answer_all, parts_of
     from biomistral.evaluation.computing import Computer
-    from biomistral.models.load import load_model, load_tokenizer
-    from biomistral.scoring.lean.engine import engine_for
+    from biomistral.models.tokens import open_tokenizer
+    from biomistral.scoring.lean.known import open_engine
 
     torch.set_num_threads(1)
-    model, tokenizer = load_model(folder / "model", torch.bfloat16), load_tokenizer(folder / "model")
-    engine = engine_for(model)
-    del model
+    engine, tokenizer = open_engine(folder / "model", torch.bfloat16, torch.device("cpu")), open_tokenizer(folder / "model")
     engine.idle()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()

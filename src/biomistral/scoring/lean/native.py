@@ -28,6 +28,11 @@ def loop(name: str) -> Callable[..., int]:
     return _LOOPS.function(name, "bfloat16")
 
 
+def code_key() -> str:
+    """Of everything that the loops' machine code depends on."""
+    return _LOOPS.key()
+
+
 @cache
 def has_tiles() -> bool:
     """Whether products can be had from AMX: the processor has it, and the system lets this process use it."""
