@@ -84,7 +84,7 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     engine.idle()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()
-        parts = parts_of(plan(folder, protocol, limit, tokenizer), engine.max_batch_tokens, ())
+        parts = parts_of(plan(folder, protocol, limit, tokenizer), engine.max_batch_tokens, (), packed=True)
         rows = list(answer_all(Path(temporary), parts, Computer(engine, tokenizer).compute, "ours"))
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "questions": len(rows), "peak_bytes": peak_bytes(),

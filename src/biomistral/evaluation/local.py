@@ -17,7 +17,7 @@ from biomistral.models.load import load_tokenizer, own_device, pick_dtype
 from biomistral.models.tokens import open_tokenizer
 from biomistral.recipe import Machine, canonical_hash
 from biomistral.records import Question
-from biomistral.scoring.engine import batch_tokens
+from biomistral.scoring.engine import batch_tokens, is_packed
 from biomistral.scoring.groups import context_length
 from biomistral.scoring.prompts import PROTOCOLS
 
@@ -41,7 +41,7 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     dtype = pick_dtype(settings.dtype, device)
     budget = settings.max_batch_tokens or batch_tokens(device)
     loading, digest = Loading(folder, dtype, device, budget, adapter), model_digest(folder, adapter)
-    parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type))
+    parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type), is_packed(dtype, device))
     if not ranks.leads():
         help_first(loading.computer, parts, work.machine)
     computer = loading.computer()

@@ -103,17 +103,27 @@ def batch_tokens(device: torch.device) -> int:
     return _DEFAULT_BATCH_TOKENS.get(device.type, 1024)
 
 
-def batches(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows.
+def is_packed(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a recognised model's rows are computed behind one another, by the lean engine."""
+    return dtype is torch.bfloat16 and device.type == "cpu"
+
+
+def batches(costs: Sequence[int], budget: int, padded: bool = True) -> list[list[int]]:
+    """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows where these
+    are padded, else their sum.
 
     A row over the budget is a batch of its own. The grouping depends on the costs and their order alone.
     """
     groups: list[list[int]] = []
+    spent = 0
     for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        if groups and (len(groups[-1]) + 1) * costs[groups[-1][0]] <= budget:
+        more = costs[groups[-1][0]] if groups and padded else costs[index]
+        if groups and spent + more <= budget:
             groups[-1].append(index)
+            spent += more
         else:
             groups.append([index])
+            spent = costs[index]
     return groups
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from biomistral.models.mapped import forget
-from biomistral.scoring.engine import AnswerHead, Engine, Prefix, Rows, batch_tokens, token_logprobs
+from biomistral.scoring.engine import Engine, Prefix, Rows, batch_tokens, token_logprobs
+from biomistral.scoring.lean.head import Head
 from biomistral.scoring.lean.layer import Current, LeanLayer, Pass
 from biomistral.scoring.lean.outside import Outside
 from biomistral.scoring.lean.recognise import Parts
@@ -65,8 +66,8 @@ class LeanEngine(Engine):
         """``layers`` are packed one after the other, and the pages of a file that they came from given back at once."""
         self.device, self.dtype, self.parameters, self.ends = torch.device("cpu"), torch.bfloat16, parameters, ends
         self.max_batch_tokens = max_batch_tokens or batch_tokens(self.device)
-        self.head = AnswerHead(outside.head, SMALL_CHUNK)
         self._outside, self._current = outside, Current()
+        self._head = Head(outside.head, SMALL_CHUNK, self._current.scratch)
         self._layers: list[LeanLayer] = []
         with torch.no_grad():
             for place, parts in enumerate(layers):
@@ -84,20 +85,23 @@ class LeanEngine(Engine):
         if not tokens:
             return Prefix(0, None)
         store = self._store(len(tokens))
-        self._compute([tokens], [np.arange(0)], store, [len(tokens) - 1])
-        store.used = len(tokens)
+        store.pending = tuple(tokens)
         return Prefix(len(tokens), store)
 
     def last_logits(self, prefix: Prefix, rows: Rows, keep: bool = True) -> tuple[Tensor, Any]:
-        total = sum(map(len, rows))
+        """Tokens of the prefix that are pending are computed with the rows: alone they would mostly be padding."""
         past = self._store(0) if prefix.cache is None else prefix.cache
-        store = past.with_room(total) if keep else PassingStore(past, total)
+        first = [past.pending] if past.pending else []
+        total = sum(map(len, rows))
+        store = past.with_room(len(past.pending) + total) if keep else PassingStore(past, total)
         shared = np.arange(prefix.length)
         ends = np.cumsum([len(row) for row in rows])
-        logits = self._compute(rows, [shared] * len(rows), store, (ends - 1).tolist(), exact=True)
+        logits = self._compute([*first, *rows], [np.arange(0) for _ in first] + [shared] * len(rows), store,
+                               (ends - 1 + len(past.pending)).tolist(), exact=True)
+        past.settle(store)
         places = [np.concatenate((shared, np.arange(end - len(row), end) + prefix.length))
                   for row, end in zip(rows, ends, strict=True)]
-        store.used += total
+        store.used = prefix.length + total
         return logits.float(), Cached(store, places) if isinstance(store, Store) else None
 
     def continuation_logprobs(self, prefix: Prefix, cache: Any, lengths: Sequence[int], parents: Sequence[int],
@@ -131,5 +135,4 @@ class LeanEngine(Engine):
             for layer in self._layers:
                 hidden = layer(hidden)
             normal = self._current.normal(hidden[0, :len(reads)], None, self._outside.norm)
-            self.head.exact = exact
-            return self.head.logits(normal)
+            return self._head(normal, exact)

@@ -19,7 +19,7 @@ from biomistral.files import cache_folder, file_digest, write_json
 from biomistral.models.folder import read_config, weight_files
 from biomistral.models.load import load_model, num_parameters
 from biomistral.recipe import canonical_hash
-from biomistral.scoring.engine import Engine, end_tokens
+from biomistral.scoring.engine import Engine, end_tokens, is_packed
 from biomistral.scoring.lean.engine import LeanEngine
 from biomistral.scoring.lean.native import code_key
 from biomistral.scoring.lean.outside import Outside
@@ -86,7 +86,7 @@ def open_engine(folder: Path, dtype: torch.dtype, device: torch.device, max_batc
     Raises:
         UserError: see `load_model`.
     """
-    if dtype is not torch.bfloat16 or device.type != "cpu" or "quantization_config" in read_config(folder) or not can_multiply():
+    if not is_packed(dtype, device) or "quantization_config" in read_config(folder) or not can_multiply():
         return engine_for(load_model(folder, dtype, device), max_batch_tokens)
     files = _Files(folder)
     place = cache_folder() / "lean" / f"{_key(folder, files)}.json"

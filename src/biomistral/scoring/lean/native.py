@@ -12,6 +12,7 @@ from biomistral.loops.native import Loops, has_feature
 
 SIGNATURES = {"normalise": "vviFifviF", "gate": "viivi", "place": "viiiiFFiFFifvvvF"}
 SIGNATURES |= dict.fromkeys(("attend_by_tiles", "attend_by_loops"), "vvviviIiIIIiiiiiifiF")
+SIGNATURES["multiply_rows"] = "viiviFiiF"
 """Arguments of every loop in `entries`, by `Loops`' letters."""
 
 _SOURCES = ("entries", "attention", "pointwise", "products")
