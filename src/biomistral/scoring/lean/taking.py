@@ -66,7 +66,7 @@ def _stands_for(model: "PreTrainedModel", layer: Any, place: int) -> bool:
     parts = replace(parts, window=0)  # the given layer is told its window by a mask, here by none
     tokens, rotary, current = 24, model.base_model.rotary_emb, Current()
     hidden = torch.randn(1, 24, model.get_input_embeddings().weight.shape[1], generator=torch.Generator().manual_seed(place))
-    hidden, positions = hidden.bfloat16(), torch.arange(tokens)[None]
+    hidden, positions = (hidden / 64).bfloat16(), torch.arange(tokens)[None]  # small: what a layer adds is not lost in rounding
     given = layer(hidden, position_embeddings=rotary(hidden, positions), position_ids=positions, attention_mask=None)
     if not isinstance(given, Tensor):
         return False
