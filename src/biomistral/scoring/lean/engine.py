@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biomistral.memory import give_back_freed_memory
 from biomistral.models.mapped import forget
 from biomistral.scoring.engine import Engine, Prefix, Rows, batch_tokens, token_logprobs
 from biomistral.scoring.lean.head import Head
@@ -73,6 +74,7 @@ class LeanEngine(Engine):
             for place, parts in enumerate(layers):
                 self._layers.append(LeanLayer(parts, place, place == num_layers - 1, self._current, CHUNK))
                 forget(parts.weights())
+        give_back_freed_memory()  # 30 MB that packing left between blocks in use
 
     def _store(self, rows: int) -> Store:
         layer = self._layers[0]
