@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from biomistral.files import cache_folder, file_digest, write_json
 from biomistral.models.folder import read_config, weight_files
 from biomistral.models.load import load_model, num_parameters
+from biomistral.models.mapped import forget
 from biomistral.recipe import canonical_hash
 from biomistral.scoring.engine import Engine, end_tokens, is_packed
 from biomistral.scoring.lean.engine import LeanEngine
@@ -52,8 +53,11 @@ class _Files:
 
     def read(self, name: str) -> Tensor:
         """A tensor in bfloat16: as it lies in its mapped file where it has this type."""
-        tensor: Tensor = self._of[name].get_tensor(name)
-        return tensor.to(torch.bfloat16)
+        stored: Tensor = self._of[name].get_tensor(name)
+        tensor = stored.to(torch.bfloat16)
+        if tensor is not stored:
+            forget([stored])
+        return tensor
 
     def holds(self, name: str, parameter: Tensor) -> bool:
         """Whether a parameter is the tensor of this name, by its shape and both its ends."""
