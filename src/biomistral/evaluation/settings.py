@@ -14,7 +14,7 @@ class EvaluateSettings(StageSettings):
     option (cloze), or words."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     make: ClassVar[str] = "biomistral.evaluation.evaluate:evaluate"
     together: ClassVar[bool] = True
 

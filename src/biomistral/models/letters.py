@@ -12,7 +12,7 @@ _AT_ONCE = 256
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of texts, with the one BOS that the tokenizer puts in front by default, and never an EOS behind.
 
-    Equal ids are one object: an int of its own for each takes 28 bytes, which made gigabytes of a suite behind three shots.
+    Equal ids are one object: an int of its own for each place would take 28 bytes more.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     closed = bool(texts) and eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from biomistral.models.load import num_parameters
 from biomistral.models.quantized.linear import same_for_any_batch
 from biomistral.scoring.engine import Engine, end_tokens
-from biomistral.scoring.lean.engine import SMALL_CHUNK, LeanEngine, packed
+from biomistral.scoring.lean.engine import CHUNK, SMALL_CHUNK, LeanEngine, packed
 from biomistral.scoring.lean.layer import Current, LeanLayer
 from biomistral.scoring.lean.outside import Outside, outside_of
 from biomistral.scoring.lean.recognise import Parts, agree, decoder_layers, kinds_of, take_apart
@@ -74,7 +74,7 @@ def _stands_for(model: "PreTrainedModel", layer: Any, place: int) -> bool:
     current.now = packed([np.arange(0)], [tokens], store, [tokens - 1], SMALL_CHUNK, partial(_angles, rotary))
     padded = torch.zeros(1, SMALL_CHUNK, hidden.shape[2], dtype=torch.bfloat16)
     padded[:, :tokens] = hidden
-    mine = LeanLayer(parts, place, False, current, SMALL_CHUNK)(padded)[:, :tokens]
+    mine = LeanLayer(parts, place, False, current, CHUNK)(padded)[:, :tokens]
     return agree(given, mine, hidden)
 
 
