@@ -32,9 +32,11 @@ class Store:
     def settle(self, other: "Store | PassingStore") -> None:
         """Take what was pending from the rows that ``other`` now begins with."""
         count = len(self.pending)
-        if count and isinstance(other, Store):
+        if not count:
+            return
+        if isinstance(other, Store):
             self.keys[:, :count], self.values[:, :count] = other.keys[:, :count], other.values[:, :count]
-        elif count:
+        else:
             other.give_back()
         self.used, self.pending = self.used + count, ()
 
