@@ -6,7 +6,9 @@ Both answer the same questions with the same prompts (MedConceptsQA, ICD-10-CM, 
 by the quickstart's model in bfloat16, one thread each, in processes that take turns. For lm-eval a task is written on the spot,
 and its best batch size found first. Rates leave out loading; ``end to end`` is 100 questions by command, 0-shot, start-up
 included. The reference is a float32 forward pass of every whole prompt alone. The limit is what the tokens that must be
-computed take at the rate of bfloat16 products measured in this process. Written to results/evaluate.json.
+computed take at the best rate of bfloat16 products in this process; beside it the rate of the very products that an evaluation
+makes. Our rounds find what an evaluation writes down in the user's cache folder, which a run before them left. Written to
+results/evaluate.json.
 
 The peer's environment: ``pip install torch==2.13.0 transformers "lm-eval[hf]==0.4.13"``.
 """
@@ -76,17 +78,15 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
 
     from biomistral.evaluation.answering import answer_all, parts_of
     from biomistral.evaluation.computing import Computer
-    from biomistral.models.load import load_model, load_tokenizer
-    from biomistral.scoring.lean.engine import engine_for
+    from biomistral.models.tokens import open_tokenizer
+    from biomistral.scoring.lean.known import open_engine
 
     torch.set_num_threads(1)
-    model, tokenizer = load_model(folder / "model", torch.bfloat16), load_tokenizer(folder / "model")
-    engine = engine_for(model)
-    del model
+    engine, tokenizer = open_engine(folder / "model", torch.bfloat16, torch.device("cpu")), open_tokenizer(folder / "model")
     engine.idle()
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()
-        parts = parts_of(plan(folder, protocol, limit, tokenizer), engine.max_batch_tokens, ())
+        parts = parts_of(plan(folder, protocol, limit, tokenizer), engine.max_batch_tokens, (), packed=True)
         rows = list(answer_all(Path(temporary), parts, Computer(engine, tokenizer).compute, "ours"))
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "questions": len(rows), "peak_bytes": peak_bytes(),
@@ -120,20 +120,43 @@ def limits(folder: Path, questions: int) -> dict[str, float]:
     torch.set_num_threads(1)
     model = load_model(folder / "model", torch.bfloat16)
     layers = sum(parameter.numel() for name, parameter in model.named_parameters() if "layers" in name and parameter.ndim == 2)
+    outputs = model.get_output_embeddings().weight.numel()
+    width = model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
     rate = max(product_rate(rows, 576, 1536) for rows in (512, 1024, 2048, 4096))
-    found = {"gemm_gflops": rate / 1e9}
+    del model
+    found = {"gemm_gflops": rate / 1e9, "own_products_gflops": own_rate(folder) / 1e9}
     for protocol in PROTOCOLS:
         group, = plan(folder, protocol, questions)
         rows = [item.prompt for item in group.items]
         shared = common_prefix(rows)
         tokens = shared + sum(len(row) - shared for row in rows)
-        head = len(rows) * model.get_output_embeddings().weight.numel()
-        width = model.config.num_attention_heads * model.config.head_dim * model.config.num_hidden_layers
+        head = len(rows) * outputs
         attention = sum(2 * width * (len(row) ** 2 - shared ** 2) for row in rows) + 2 * width * shared ** 2
         found[protocol] = len(rows) * rate / (2 * layers * tokens + 2 * head + attention)
         found[f"{protocol}, tokens"] = sum(map(len, rows)) / len(rows)
         found[f"{protocol}, shared tokens"] = shared
     return found
+
+
+def own_rate(folder: Path) -> float:
+    """Operations a second of the products that an evaluation makes: all layers' weights one after the other, a chunk of rows."""
+    import torch
+
+    from biomistral.scoring.lean.engine import CHUNK
+    from biomistral.scoring.lean.known import open_engine
+
+    engine = open_engine(folder / "model", torch.bfloat16, torch.device("cpu"))
+    inputs = {width: torch.randn(CHUNK, width).bfloat16() for width in (576, 1536)}
+    taken = [(product, inputs[1536 if product is layer.down else 576]) for layer in engine._layers
+             for product in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    best = 0.0
+    for _ in range(10):
+        began = time.perf_counter()
+        for product, x in taken:
+            product(x)
+        operations = sum(2 * CHUNK * x.shape[1] * product.width for product, x in taken)
+        best = max(best, operations / (time.perf_counter() - began))
+    return best
 
 
 def product_rate(rows: int, width: int, out: int) -> float:
@@ -221,6 +244,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             print(protocol, *(f"{one['questions'] / one['seconds']:.2f} q/s, {one['peak_bytes'] / 1e6:.0f} MB;"
                               for one in (theirs, mine)), flush=True)
         report[protocol] = summary(rounds, truth, report["limit"][protocol]) | {"lm_eval_batch_size": batches[protocol]}
+        share = report["limit"]["gemm_gflops"] / report["limit"]["own_products_gflops"]
+        report[protocol]["share_of_own_products"] = report[protocol]["share_of_limit"] * share
     pairs = [end_to_end(options, folder, batches[PROTOCOLS[0]]) for _ in range(options.rounds)]
     report["end_to_end_100"] = {
         "seconds": {name: statistics.median(pair[name][0] for pair in pairs) for name in pairs[0]},

@@ -30,7 +30,7 @@ from biomistral.models.quantized.layouts import LayoutName, config_entry, pack
 from biomistral.models.quantized.linear import FEW_ROWS, quantized_layers
 from biomistral.models.quantized.matrix import IntMatrix
 from biomistral.scoring.engine import batches
-from biomistral.scoring.lean.engine import engine_for
+from biomistral.scoring.lean.taking import engine_for
 
 RESULTS = Path(__file__).parent / "results" / "int4.json"
 SHAPES: dict[str, dict[str, Any]] = {

@@ -16,6 +16,8 @@ from biomistral.recipe import Machine
 from biomistral.records import Question, read_rows, write_questions
 from biomistral.run import execute
 from biomistral.scoring.engine import Engine
+from biomistral.scoring.lean.engine import LeanEngine
+from biomistral.scoring.lean.taking import can_multiply
 from biomistral.training.settings import FinetuneSettings
 from forked import together
 from tiny import make_model
@@ -77,6 +79,27 @@ def test_batches_are_halved_where_memory_ends(place, done, tmp_path, monkeypatch
     facts = json.loads((tmp_path / "out" / "manifest.json").read_text())["facts"]
     assert 0 < facts["batches_halved"] == narrow.refused < 12  # what follows is not tried at the old size again
     assert "not enough memory for a batch of" in caplog.text
+
+
+@pytest.mark.skipif(not can_multiply(), reason="the lean engine needs bfloat16 products")
+def test_the_lean_engine_halves_too_and_no_bit_changes(place, tmp_path, monkeypatch):
+    """A pass that ends half-way leaves the shared tokens, which it was to compute too, for the next."""
+    chosen = settings(place, dtype="bfloat16", max_batch_tokens=2000)
+    execute(chosen, tmp_path / "whole")
+    compute, refused = LeanEngine._compute, []
+
+    def narrow(engine, rows, pasts, store, *rest, **more):
+        refused.append(sum(map(len, rows)))
+        if refused[-1] > 250:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        refused.pop()
+        return compute(engine, rows, pasts, store, *rest, **more)
+
+    monkeypatch.setattr(LeanEngine, "_compute", narrow)
+    execute(chosen, tmp_path / "halved")
+    assert rows_of(tmp_path / "halved", "seconds") == rows_of(tmp_path / "whole", "seconds")
+    facts = json.loads((tmp_path / "halved" / "manifest.json").read_text())["facts"]
+    assert 0 < facts["batches_halved"] == len(refused) < 12
 
 
 def test_a_question_that_does_not_fit_alone_is_named(place, tmp_path, monkeypatch):

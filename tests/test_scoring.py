@@ -131,11 +131,12 @@ def test_cloze_is_cut_where_all_tokenisations_agree():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))
-def test_batches_hold_every_row_once_and_keep_the_budget(costs, budget):
-    found = batches(costs, budget)
+@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200), st.booleans())
+def test_batches_hold_every_row_once_and_keep_the_budget(costs, budget, padded):
+    found = batches(costs, budget, padded)
     assert sorted(index for batch in found for index in batch) == list(range(len(costs)))
-    assert all(len(batch) == 1 or len(batch) * max(costs[i] for i in batch) <= budget for batch in found)
+    spent = [len(own) * max(own) if padded else sum(own) for own in ([costs[i] for i in batch] for batch in found)]
+    assert all(len(batch) == 1 or one <= budget for batch, one in zip(found, spent, strict=True))
 
 
 @settings(max_examples=60, deadline=None)

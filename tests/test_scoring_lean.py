@@ -19,8 +19,9 @@ from biomistral.models.mapped import forget
 from biomistral.scoring.engine import Engine, batches
 from biomistral.scoring.lean import layer as lean_layer
 from biomistral.scoring.lean import ordered
-from biomistral.scoring.lean.engine import LeanEngine, engine_for
+from biomistral.scoring.lean.engine import LeanEngine
 from biomistral.scoring.lean.native import has_tiles
+from biomistral.scoring.lean.taking import engine_for
 from biomistral.scoring.score import score_cloze, score_letters, score_texts
 from int_matrices import random_matrix, write_model
 from scoring_items import items

@@ -20,7 +20,7 @@ from biomistral.scoring.engine import batches, cost, shared_length
 from biomistral.scoring.groups import Group
 from biomistral.scoring.tally import Row
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same part would give other rows."""
 
 BATCHES_A_PART = 8
@@ -69,12 +69,14 @@ def model_digest(*folders: Path | None) -> str:
     return canonical_hash([{file.name: file_digest(file) for file in files} for files in found])
 
 
-def parts_of(groups: Sequence[Group], budget: int, about: Sequence[str]) -> list[Part]:
-    """Everything to be computed, in parts; ``about``: model, precision and kind of device, which enter the keys."""
+def parts_of(groups: Sequence[Group], budget: int, about: Sequence[str], packed: bool = False) -> list[Part]:
+    """Everything to be computed, in parts; ``about``: model, precision and kind of device, which enter the keys. ``packed``: rows
+    will not be padded, and what they share costs no memory."""
     found = []
     for group in groups:
         shared = shared_length([item.prompt for item in group.items])
-        grouped = batches([cost(len(item.prompt) - shared, shared) for item in group.items], budget)
+        own = [len(item.prompt) - shared for item in group.items]
+        grouped = batches(own, budget, padded=False) if packed else batches([cost(one, shared) for one in own], budget)
         common = [VERSION, torch.__version__, budget, *about, [protocol.definition() for protocol in group.protocols],
                   group.items[0].prompt[:shared], group.letters, group.shot_set]
         for start in range(0, len(grouped), BATCHES_A_PART):

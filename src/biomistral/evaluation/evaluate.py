@@ -62,11 +62,11 @@ def _fertility(work: Workspace, questions: Sequence[Question], rows: Sequence[Ro
         return None
     from biomistral.evaluation.fertility import fertility
     from biomistral.models.folder import read_config
-    from biomistral.models.load import load_tokenizer
+    from biomistral.models.tokens import open_tokenizer
     from biomistral.scoring.groups import context_length
 
     folder = work.locate(work.settings.model)
-    return fertility(questions, rows, load_tokenizer(folder), context_length(read_config(folder)))
+    return fertility(questions, rows, open_tokenizer(folder), context_length(read_config(folder)))
 
 
 def _lengths(name: str, answered: Answered, rows: Sequence[Row]) -> list[str]:

@@ -6,9 +6,8 @@ Sources: Rust et al. (2021, arXiv 2012.15613) for fertility; Petrov et al. (2023
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from biomistral.evaluation.languages import ENGLISH
+from biomistral.models.tokens import Tokenizer
 from biomistral.records import Question
 from biomistral.scoring.tally import Row, identity, split_by
 
@@ -19,7 +18,7 @@ NEAR = 0.9
 """A prompt of at least this share of what a model reads is near its limit."""
 
 
-def fertility(questions: Iterable[Question], rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase,
+def fertility(questions: Iterable[Question], rows: Sequence[Row], tokenizer: Tokenizer,
               longest: int | None) -> dict[str, Any]:
     """Of each language asked: ``tokens`` and ``units`` (words, or characters without spaces) of stems, options and contexts,
     ``per_unit`` their ratio, ``premium`` tokens over those of the same questions in English (None: no such pairs), and by

@@ -14,9 +14,10 @@ from biomistral.evaluation.spreading import Loading, among_ranks, help_first, on
 from biomistral.models.adapter import check_adapter, check_base
 from biomistral.models.folder import read_config
 from biomistral.models.load import load_tokenizer, own_device, pick_dtype
+from biomistral.models.tokens import open_tokenizer
 from biomistral.recipe import Machine, canonical_hash
 from biomistral.records import Question
-from biomistral.scoring.engine import batch_tokens
+from biomistral.scoring.engine import batch_tokens, is_packed
 from biomistral.scoring.groups import context_length
 from biomistral.scoring.prompts import PROTOCOLS
 
@@ -28,7 +29,8 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
             computes NaN.
     """
     settings, folder = work.settings, work.locate(work.settings.model)
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    chat = any(PROTOCOLS[protocol].chat for protocol in settings.protocols)
+    config, tokenizer = read_config(folder), load_tokenizer(folder) if chat else open_tokenizer(folder)
     plan = make_plan(questions, settings, tokenizer, context_length(config))
     adapter = settings.adapter and work.locate(settings.adapter)
     if adapter:
@@ -39,16 +41,15 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     dtype = pick_dtype(settings.dtype, device)
     budget = settings.max_batch_tokens or batch_tokens(device)
     loading, digest = Loading(folder, dtype, device, budget, adapter), model_digest(folder, adapter)
-    parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type))
+    parts = parts_of(plan.groups, budget, (digest, str(dtype), device.type), is_packed(dtype, device))
     if not ranks.leads():
         help_first(loading.computer, parts, work.machine)
     computer = loading.computer()
-    model = computer.engine.model
     key = canonical_hash([input_key(folder), input_key(adapter)]) if adapter else input_key(folder)
     facts = {"name": name, "key": key, "parameters": computer.engine.parameters,
-             "dtype": str(model.dtype).removeprefix("torch."),
+             "dtype": str(computer.engine.dtype).removeprefix("torch."),
              "quantization": (config.get("quantization_config") or {}).get("quant_method")}
-    if tokenizer.chat_template and any(PROTOCOLS[protocol].chat for protocol in settings.protocols):
+    if tokenizer.chat_template and chat:
         facts["chat_template"] = canonical_hash(tokenizer.chat_template)
     kept = Path(work.machine.cache) / digest[:16] if work.machine.cache else work.path / "parts"
     with _spread(computer, loading, work.machine) as compute:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from biomistral.errors import UserError
 from biomistral.evaluation.settings import EvaluateSettings
+from biomistral.models.tokens import Tokenizer
 from biomistral.records import Question
 from biomistral.scoring.groups import Group, make_group, tokenised, too_long
 from biomistral.scoring.permutations import permuted
@@ -76,7 +75,7 @@ def passes(questions: Sequence[Question], settings: EvaluateSettings) -> Iterato
             yield Pass(protocols, permuted(published, count, settings.seed), shots)
 
 
-def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: PreTrainedTokenizerBase,
+def make_plan(questions: Sequence[Question], settings: EvaluateSettings, tokenizer: Tokenizer,
               longest: int | None) -> Plan:
     """Every group of questions to be asked of a model here, tokenised and checked.
 
@@ -111,7 +110,7 @@ def _alike(names: Sequence[str]) -> list[tuple[Protocol, ...]]:
 
 
 def _fitting(plan: Plan, protocols: tuple[Protocol, ...], questions: list[Question], shots: dict[int, list[Question]],
-             reader: tuple[PreTrainedTokenizerBase, int | None]) -> list[Question]:
+             reader: tuple[Tokenizer, int | None]) -> list[Question]:
     """The questions that fit behind every shot set in every permutation; the others are left out of all, so that sets compare."""
     tokenizer, longest = reader
     long = dict.fromkeys(questions[place].id for shot_set, own in shots.items()
@@ -121,7 +120,7 @@ def _fitting(plan: Plan, protocols: tuple[Protocol, ...], questions: list[Questi
 
 
 def _add_with_fewer(plan: Plan, protocols: tuple[Protocol, ...], shot_set: int, texts: tuple[list[Question], list[Question]],
-                    reader: tuple[PreTrainedTokenizerBase, int | None]) -> None:
+                    reader: tuple[Tokenizer, int | None]) -> None:
     """Add the questions that fit in all their permutations; ask the others with a shot less, or leave them out without any."""
     (questions, shots), (tokenizer, longest) = texts, reader
     group = tokenised(protocols, shot_set, questions, shots, tokenizer)

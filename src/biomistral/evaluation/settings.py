@@ -10,10 +10,11 @@ from biomistral.scoring.names import AskedProtocolName
 
 
 class EvaluateSettings(StageSettings):
-    """Ask a model multiple-choice questions and record every answer: letters by constrained decoding, or cloze."""
+    """Ask a model multiple-choice questions and record every answer: a letter by constrained decoding, the likeliest
+    option (cloze), or words."""
 
     kind: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     make: ClassVar[str] = "biomistral.evaluation.evaluate:evaluate"
     together: ClassVar[bool] = True
 
@@ -45,7 +46,7 @@ class EvaluateSettings(StageSettings):
     name: str = Field("", description="name shown in the results; by default the model folder's")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="precision of the forward pass; auto: bfloat16 where this machine is fast at it, else float32")
-    max_batch_tokens: int = Field(0, ge=0, description="tokens of one forward pass, padding included; 0: by device")
+    max_batch_tokens: int = Field(0, ge=0, description="tokens of one forward pass, with its padding; 0: by device")
 
     _served = field_validator("model")(served_name)
     _json = field_validator("body")(json_fields)

@@ -15,9 +15,11 @@ from biomistral.evaluation.answering import Compute, Part
 from biomistral.evaluation.computing import Computer
 from biomistral.executor import executor
 from biomistral.models.adapter import put_on
-from biomistral.models.load import load_model, load_tokenizer
+from biomistral.models.load import load_model
+from biomistral.models.tokens import open_tokenizer
 from biomistral.recipe import Machine
-from biomistral.scoring.lean.engine import engine_for
+from biomistral.scoring.lean.known import open_engine
+from biomistral.scoring.lean.taking import engine_for
 from biomistral.scoring.tally import Row
 
 
@@ -32,10 +34,11 @@ class Loading:
     adapter: Path | None = None
 
     def computer(self) -> Computer:
-        model = load_model(self.folder, self.dtype, self.device)
-        if self.adapter is not None:
-            model = put_on(model, self.adapter)
-        return Computer(engine_for(model, self.budget), load_tokenizer(self.folder))
+        tokenizer = open_tokenizer(self.folder)
+        if self.adapter is None:
+            return Computer(open_engine(self.folder, self.dtype, self.device, self.budget), tokenizer)
+        model = put_on(load_model(self.folder, self.dtype, self.device), self.adapter)
+        return Computer(engine_for(model, self.budget), tokenizer)
 
 
 def among_ranks(computer: Computer) -> Compute:

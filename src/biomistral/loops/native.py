@@ -50,7 +50,7 @@ class Loops:
 
     def machine_code(self, name: str, stored: str) -> bytes:
         """An object file with one loop; made where it is not kept yet."""
-        kept = cache_folder() / "loops" / self._key() / f"{name}-{stored}.o"
+        kept = cache_folder() / "loops" / self.key() / f"{name}-{stored}.o"
         if kept.is_file():
             return kept.read_bytes()
         code = self._compile(name, stored)
@@ -80,7 +80,7 @@ class Loops:
         return f"biomistral_{self.entries.replace('.', '_')}_{name}_{stored}"
 
     @cache  # noqa: B019  (one a room, for as long as the process lives)
-    def _key(self) -> str:
+    def key(self) -> str:
         """Of everything that the machine code depends on: sources, compilers, processor."""
         parts = [path.read_bytes() for path in self._sources]
         parts += [text.encode() for text in (repr(self.signatures), metadata.version("numba"), metadata.version("llvmlite"),

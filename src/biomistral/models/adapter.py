@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from biomistral.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BASE_FILE = "base.json"
 """Beside peft's two files: ``{"name", "key"}`` of the model an adapter belongs to."""
@@ -57,7 +59,7 @@ def check_adapter(folder: Path) -> None:
         raise UserError(f"{folder}: not an adapter folder: it has no adapter_model.safetensors (pickles are not read)")
 
 
-def put_on(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def put_on(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     """The model with the adapter beside its weights, in place: nothing is merged, so weights of any form can be under it.
 
     Raises:

@@ -4,25 +4,26 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from biomistral import ranks
 from biomistral.errors import UserError
-from biomistral.models.bnb_layers import load_bitsandbytes, num_halved
 from biomistral.models.folder import TOKENIZER_FILES, read_config, weight_files
-from biomistral.models.gguf import load_gguf_folder
 from biomistral.models.quantized.layouts import is_known
 from biomistral.models.quantized.linear import num_quantized
-from biomistral.models.quantized.load import load_quantized
+
+if TYPE_CHECKING:  # 3 CPU seconds and 150 MB, which an evaluation of a known model does without
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _FAST_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16")
 
 
 def quiet() -> None:
     """Silence transformers' own progress bars and advice: this package reports for itself."""
+    import transformers
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -71,7 +72,7 @@ def own_device(name: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model folder.
 
     Raises:
@@ -80,6 +81,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder}: a model without a tokenizer: none of {', '.join(TOKENIZER_FILES)} is there; copy the "
                         "tokenizer files of its base model into the folder")
+    from transformers import AutoTokenizer
+
     quiet()
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -87,7 +90,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{folder}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """SHA-256 of the tokenizer's JSON (vocabulary, merges, normaliser), without its passing state of padding and truncation.
 
     Two folders with the same digest give the same ids for the same text: a packed corpus names its tokenizer by it.
@@ -103,12 +106,16 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> PreTrainedModel:
+def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> "PreTrainedModel":
     """Load a causal language model in evaluation mode, in ``dtype`` (None: as stored).
 
     Raises:
         UserError: the folder is not a model, or its weights are missing, corrupt or pickled.
     """
+    from biomistral.models.bnb_layers import load_bitsandbytes
+    from biomistral.models.gguf import load_gguf_folder
+    from biomistral.models.quantized.load import load_quantized
+
     config = read_config(folder)
     quantization = config.get("quantization_config") or {}
     files = [] if quantization.get("quant_method") == "gguf" else weight_files(folder)
@@ -121,6 +128,8 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
         return load_quantized(folder, files, quantization, dtype, device).eval()
     if quantization.get("quant_method") == "bitsandbytes":
         return load_bitsandbytes(folder, files, quantization, dtype, device).eval()
+    from transformers import AutoModelForCausalLM
+
     try:
         model, read = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype or "auto", local_files_only=True, trust_remote_code=False, use_safetensors=True,
@@ -136,6 +145,8 @@ def load_model(folder: Path, dtype: torch.dtype | None = None, device: torch.dev
     return model.to(device).eval()
 
 
-def num_parameters(model: PreTrainedModel) -> int:
+def num_parameters(model: "PreTrainedModel") -> int:
     """Parameters of the model, tied ones counted once, 4-bit weights as weights."""
+    from biomistral.models.bnb_layers import num_halved
+
     return int(sum(parameter.numel() for parameter in model.parameters())) + num_quantized(model) + num_halved(model)

@@ -8,15 +8,17 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedModel
 
 from biomistral.models.load import num_parameters
 from biomistral.models.quantized.linear import same_for_any_batch
+
+if TYPE_CHECKING:  # the lean engine does without
+    from transformers import DynamicCache, PreTrainedModel
 
 _VOCABULARY_AT_ONCE = 8192
 _READS_AT_ONCE = 32  # a float32 row of 49,152 logits is 0.2 MB, of 151,936 0.6 MB
@@ -43,11 +45,13 @@ class AnswerHead(nn.Module):  # type: ignore[misc]
     def forward(self, hidden: Tensor) -> Tensor:
         """``(batch, sequence, width)`` to the ``(1, reads, vocabulary)`` logits at the (rows, positions) to be read."""
         assert self.read is not None, "nothing was asked for"
-        rows, positions = self.read
-        picked = hidden[rows, positions]
+        return self.logits(hidden[self.read])[None]
+
+    def logits(self, picked: Tensor) -> Tensor:
+        """``(reads, width)`` to ``(reads, vocabulary)``."""
         if not self.exact or not isinstance(self.head, nn.Linear) or not self.head.weight.is_floating_point():
-            return self._in_chunks(self.head, picked).unsqueeze(0)
-        return self._float32(self.head, picked.float()).unsqueeze(0)
+            return self._in_chunks(self.head, picked)
+        return self._float32(self.head, picked.float())
 
     def _in_chunks(self, product: Callable[[Tensor], Tensor], picked: Tensor) -> Tensor:
         if not self.chunk:
@@ -99,21 +103,31 @@ def batch_tokens(device: torch.device) -> int:
     return _DEFAULT_BATCH_TOKENS.get(device.type, 1024)
 
 
-def batches(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows.
+def is_packed(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a recognised model's rows are computed behind one another, by the lean engine."""
+    return dtype is torch.bfloat16 and device.type == "cpu"
+
+
+def batches(costs: Sequence[int], budget: int, padded: bool = True) -> list[list[int]]:
+    """Group indices so that rows of like cost stand together, longest first; a batch costs its longest times its rows where these
+    are padded, else their sum.
 
     A row over the budget is a batch of its own. The grouping depends on the costs and their order alone.
     """
     groups: list[list[int]] = []
+    spent = 0
     for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        if groups and (len(groups[-1]) + 1) * costs[groups[-1][0]] <= budget:
+        more = costs[groups[-1][0]] if groups and padded else costs[index]
+        if groups and spent + more <= budget:
             groups[-1].append(index)
+            spent += more
         else:
             groups.append([index])
+            spent = costs[index]
     return groups
 
 
-def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+def _select(cache: "DynamicCache", rows: Tensor) -> "DynamicCache":
     """A cache of these rows of another, which stays as it was: layers replace their tensors, they do not write into them."""
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
@@ -121,7 +135,7 @@ def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
     return chosen
 
 
-def _aligned(cache: DynamicCache, rows: Tensor, shifts: Tensor) -> DynamicCache:
+def _aligned(cache: "DynamicCache", rows: Tensor, shifts: Tensor) -> "DynamicCache":
     """These rows of a cache, each moved right by its padding: what continues them then stands right behind them, as a
     sliding window, which counts places and not positions, has to see it."""
     chosen = copy.copy(cache)
@@ -142,6 +156,12 @@ def token_logprobs(logits: Tensor, rows: Rows) -> list[Tensor]:
     return list(logprobs.split([len(row) - 1 for row in rows]))
 
 
+def end_tokens(model: "PreTrainedModel") -> set[int]:
+    """The tokens that end an answer, as the generation settings of the model say."""
+    said = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {token for token in (said if isinstance(said, list) else [said]) if token is not None}
+
+
 def _directly(compute: Callable[[], Any]) -> Any:
     return compute()
 
@@ -152,11 +172,11 @@ class Engine:
     ``run`` calls the function that computes a forward pass: a model whose weights are in parts has to gather some around it.
     """
 
-    def __init__(self, model: PreTrainedModel, max_batch_tokens: int = 0,
+    def __init__(self, model: "PreTrainedModel", max_batch_tokens: int = 0,
                  run: Callable[[Callable[[], Any]], Any] = _directly) -> None:
         self.model, self._run = model, run
-        self.parameters = num_parameters(model)
-        self.device = model.device
+        self.parameters, self.device, self.dtype = num_parameters(model), model.device, model.dtype
+        self.ends = end_tokens(model)
         self.max_batch_tokens = max_batch_tokens or batch_tokens(self.device)
         self.head = AnswerHead(model.get_output_embeddings())
         model.set_output_embeddings(self.head)
@@ -168,7 +188,13 @@ class Engine:
 
     def idle(self) -> None:
         """A forward pass that nothing is read of, for a process that must compute as often as others do."""
-        self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device), DynamicCache(), [0], [0])
+        self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device), self._new_cache(), [0], [0])
+
+    @staticmethod
+    def _new_cache() -> "DynamicCache":
+        from transformers import DynamicCache
+
+        return DynamicCache()
 
     shared_length = staticmethod(shared_length)
     cost = staticmethod(cost)
@@ -177,14 +203,14 @@ class Engine:
         """Compute shared leading tokens once."""
         if not tokens:
             return Prefix(0, None)
-        cache = DynamicCache()
+        cache = self._new_cache()
         self._forward(torch.tensor([tokens], device=self.device), cache, [0], [len(tokens) - 1])
         return Prefix(len(tokens), cache)
 
     def last_logits(self, prefix: Prefix, rows: Rows, keep: bool = True) -> tuple[Tensor, Any]:
         """Float32 logits after each row, shape ``(rows, vocabulary)``, and the cache of prefix and rows (right-padded), which
         an engine need not have where it is not to be kept."""
-        cache = DynamicCache() if prefix.cache is None else _select(
+        cache = self._new_cache() if prefix.cache is None else _select(
             prefix.cache, torch.zeros(len(rows), dtype=torch.long, device=self.device))
         logits = self._forward(self._padded(rows), cache, range(len(rows)), [len(row) - 1 for row in rows], exact=True)
         return logits.float(), cache
@@ -247,7 +273,7 @@ class Engine:
         width = max(map(len, rows))
         return torch.tensor([[*row, *([0] * (width - len(row)))] for row in rows], device=self.device)
 
-    def _forward(self, inputs: Tensor, cache: DynamicCache, rows: Sequence[int], positions_read: Sequence[int],
+    def _forward(self, inputs: Tensor, cache: "DynamicCache", rows: Sequence[int], positions_read: Sequence[int],
                  exact: bool = False, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits at the places read, shape ``(reads, vocabulary)``; the cache grows by the inputs."""
         self.head.read = (torch.tensor(list(rows), device=self.device), torch.tensor(list(positions_read), device=self.device))

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
-
 from biomistral.errors import UserError
 from biomistral.models.letters import encode, letter_tokens
+from biomistral.models.tokens import Tokenizer
 from biomistral.records import Question
 from biomistral.scoring.prompts import Protocol, build_messages, build_prompt, cloze_continuations
 from biomistral.scoring.score import Item, cloze_item
@@ -37,7 +35,7 @@ def too_long(group: Group, longest: int | None) -> list[int]:
 
 
 def make_group(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Question], shots: Sequence[Question],
-               tokenizer: PreTrainedTokenizerBase, longest: int | None) -> Group:
+               tokenizer: Tokenizer, longest: int | None) -> Group:
     """Tokenise one task's questions behind their shots; ``longest`` is what the model can read (None: any length).
 
     Raises:
@@ -54,7 +52,7 @@ def make_group(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Q
     return group
 
 
-def prompt_text(question: Question, shots: Sequence[Question], protocol: Protocol, tokenizer: PreTrainedTokenizerBase) -> str:
+def prompt_text(question: Question, shots: Sequence[Question], protocol: Protocol, tokenizer: Tokenizer) -> str:
     """The text a model is given; ``chat`` protocols through the model's own template, up to where its answer begins.
 
     Raises:
@@ -62,6 +60,8 @@ def prompt_text(question: Question, shots: Sequence[Question], protocol: Protoco
     """
     if not protocol.chat:
         return build_prompt(question, shots, protocol)
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise UserError(f"{tokenizer.name_or_path}: has no chat template, which {protocol.name} needs; choose a protocol without "
                         "chat")
@@ -73,7 +73,7 @@ def prompt_text(question: Question, shots: Sequence[Question], protocol: Protoco
 
 
 def tokenised(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Question], shots: Sequence[Question],
-              tokenizer: PreTrainedTokenizerBase) -> Group:
+              tokenizer: Tokenizer) -> Group:
     """A group of any length, see `make_group`."""
     prompts = [prompt_text(question, shots, protocols[0], tokenizer) for question in questions]
     ids = encode(tokenizer, prompts)
@@ -89,7 +89,7 @@ def tokenised(protocols: tuple[Protocol, ...], shot_set: int, questions: list[Qu
     return Group(protocols, shot_set, questions, prompts, items, [], len(shots))
 
 
-def _proved(question: Question, prompt: str, tokenizer: PreTrainedTokenizerBase, letters: str) -> LetterTokens:
+def _proved(question: Question, prompt: str, tokenizer: Tokenizer, letters: str) -> LetterTokens:
     """The tokens of the letters behind a prompt; those behind the other questions of a group end alike.
 
     Raises:

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from transformers import PreTrainedTokenizerBase
-
+from biomistral.models.tokens import Tokenizer
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS, Question
 from biomistral.scoring.engine import Engine, Prefix
@@ -24,7 +23,7 @@ from biomistral.scoring.score import (
 from biomistral.scoring.tally import Row
 
 
-def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[int], tokenizer: PreTrainedTokenizerBase,
+def answer_rows(engine: Engine, prefix: Prefix, group: Group, batch: Sequence[int], tokenizer: Tokenizer,
                 name: str) -> Iterator[Row]:
     """The rows of one batch, one a question and protocol (``records.ANSWER_SCHEMA``).
 
@@ -57,7 +56,7 @@ def cluster_of(question: Question) -> str:
 
 
 def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], questions: Sequence[Question],
-           tokenizer: PreTrainedTokenizerBase) -> Sequence[LetterAnswer | ClozeAnswer | TextAnswer]:
+           tokenizer: Tokenizer) -> Sequence[LetterAnswer | ClozeAnswer | TextAnswer]:
     if group.protocols[0].by_text:
         return score_texts(engine, prefix, items, group.protocols[0].longest, end_tokens(engine, tokenizer))
     if group.protocols[0].by_letter:
@@ -65,14 +64,12 @@ def _score(engine: Engine, prefix: Prefix, group: Group, items: Sequence[Item], 
     return score_cloze(engine, prefix, items)
 
 
-def end_tokens(engine: Engine, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(engine: Engine, tokenizer: Tokenizer) -> set[int]:
     """The tokens that end an answer, as tokenizer and generation settings of the model say."""
-    settings = getattr(engine.model, "generation_config", None)
-    said = getattr(settings, "eos_token_id", None)
-    return {token for token in (tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])) if token is not None}
+    return engine.ends | ({tokenizer.eos_token_id} - {None})
 
 
-def _fields(answer: LetterAnswer | ClozeAnswer | TextAnswer, question: Question, tokenizer: PreTrainedTokenizerBase,
+def _fields(answer: LetterAnswer | ClozeAnswer | TextAnswer, question: Question, tokenizer: Tokenizer,
             score: str) -> Row:
     if isinstance(answer, LetterAnswer):
         return _letter_fields(answer, question, tokenizer)
@@ -98,7 +95,7 @@ def text_fields(said: str, question: Question) -> Row:
             "said": said, "unparsed": reason or None}
 
 
-def _letter_fields(answer: LetterAnswer, question: Question, tokenizer: PreTrainedTokenizerBase) -> Row:
+def _letter_fields(answer: LetterAnswer, question: Question, tokenizer: Tokenizer) -> Row:
     return letter_fields(answer.probabilities, answer.mass, decoded(tokenizer, answer.open_token), question)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from biomistral.errors import UserError
+from biomistral.models.tokens import Tokenizer
 from biomistral.scoring.engine import Engine, Prefix, batches
 
 
@@ -162,6 +162,6 @@ def num_forwards(items: Sequence[Item], max_batch_tokens: int) -> int:
     return 1 + len(_continuations(items, max_batch_tokens))
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def decoded(tokenizer: Tokenizer, token: int) -> str:
     """The text of one token, without the space some tokenizers keep in front."""
     return str(tokenizer.decode([token])).strip()

@@ -1,21 +1,21 @@
 """The local engine over packed prompts: no padding between them, and the same bits however they are batched."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from biomistral.models.load import num_parameters
+from biomistral.memory import give_back_freed_memory
 from biomistral.models.mapped import forget
-from biomistral.models.quantized.linear import same_for_any_batch
-from biomistral.scoring.engine import Engine, Prefix, Rows, token_logprobs
+from biomistral.scoring.engine import Engine, Prefix, Rows, batch_tokens, token_logprobs
+from biomistral.scoring.lean.head import Head
 from biomistral.scoring.lean.layer import Current, LeanLayer, Pass
-from biomistral.scoring.lean.recognise import agree, decoder_layers, kinds_of, take_apart
+from biomistral.scoring.lean.outside import Outside
+from biomistral.scoring.lean.recognise import Parts
 from biomistral.scoring.lean.store import PassingStore, Store
 
 CHUNK = 512
@@ -23,6 +23,9 @@ CHUNK = 512
 
 SMALL_CHUNK = 32
 """Of tokens that are generated one by one."""
+
+Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Cosines and sines (positions, turned) of positions."""
 
 
 @dataclass(frozen=True)
@@ -33,55 +36,16 @@ class Cached:
     places: list[np.ndarray]
 
 
-def engine_for(model: PreTrainedModel, max_batch_tokens: int = 0) -> Engine:
-    """The engine of a model that is only to be evaluated: lean where its layers are recognised, which it loses to it."""
-    current = Current()
-    layers = decoder_layers(model)
-    if layers is None or not bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return Engine(model, max_batch_tokens)
-    same_for_any_batch(model)
-    with torch.no_grad():
-        if not all(_stands_for(model, layer, place, current) for place, layer in kinds_of(layers)):
-            return Engine(model, max_batch_tokens)
-        parameters = num_parameters(model)
-        for place in range(len(layers)):
-            layer, parts = layers[place], take_apart(layers[place])
-            assert parts is not None
-            layers[place] = LeanLayer(parts, place, place == len(layers) - 1, current, CHUNK)
-            forget(layer.parameters())
-    return LeanEngine(model, current, parameters, max_batch_tokens)
-
-
-def _stands_for(model: PreTrainedModel, layer: Any, place: int, current: Current) -> bool:
-    """Whether a lean layer does to random hidden states what this one does."""
-    parts = take_apart(layer)
-    if parts is None:
-        return False
-    parts = replace(parts, window=0)  # the given layer is told its window by a mask, here by none
-    tokens, rotary = 24, model.base_model.rotary_emb
-    hidden = torch.randn(1, 24, model.get_input_embeddings().weight.shape[1], generator=torch.Generator().manual_seed(place))
-    hidden, positions = hidden.bfloat16(), torch.arange(tokens)[None]
-    given = layer(hidden, position_embeddings=rotary(hidden, positions), position_ids=positions, attention_mask=None)
-    if not isinstance(given, Tensor):
-        return False
-    store = Store(place + 1, tokens, parts.heads // parts.groups * parts.width)
-    current.now = _packed([np.arange(0)], [tokens], store, [tokens - 1], SMALL_CHUNK, rotary)
-    padded = torch.zeros(1, SMALL_CHUNK, hidden.shape[2], dtype=torch.bfloat16)
-    padded[:, :tokens] = hidden
-    mine = LeanLayer(parts, place, False, current, CHUNK)(padded)[:, :tokens]
-    return agree(given, mine, hidden)
-
-
-def _packed(pasts: Sequence[np.ndarray], lengths: Sequence[int], store: Store | PassingStore, reads: Sequence[int], chunk: int,
-            rotary: Callable[..., Any]) -> Pass:
+def packed(pasts: Sequence[np.ndarray], lengths: Sequence[int], store: Store | PassingStore, reads: Sequence[int], chunk: int,
+           angles: Angles) -> Pass:
     """A pass over sequences that go on from rows of a store with ``lengths`` tokens each; ``reads`` counts these through."""
     starts = np.concatenate(([0], np.cumsum(lengths)))
     places = [np.concatenate((past, np.arange(start, stop) + store.used))
               for past, start, stop in zip(pasts, starts[:-1], starts[1:], strict=True)]
     positions = np.concatenate([np.arange(len(past), len(own)) for past, own in zip(pasts, places, strict=True)])
-    cosines, sines = rotary(torch.empty(1, 1, 1), torch.from_numpy(positions)[None])
+    cosines, sines = angles(torch.from_numpy(positions))
     kept = [0, *(_alike(one, other) for one, other in pairwise(places))]
-    return Pass(chunk=chunk, tokens=int(starts[-1]), cosines=cosines[0].contiguous(), sines=sines[0].contiguous(),
+    return Pass(chunk=chunk, tokens=int(starts[-1]), cosines=cosines.contiguous(), sines=sines.contiguous(),
                 starts=torch.from_numpy(starts), places=torch.from_numpy(np.concatenate(places)),
                 ends=torch.from_numpy(np.concatenate(([0], np.cumsum([len(own) for own in places])))),
                 kept=torch.tensor(kept), longest=max(map(len, places)), store=store, first_row=store.used,
@@ -96,14 +60,21 @@ def _alike(one: np.ndarray, other: np.ndarray) -> int:
 
 
 class LeanEngine(Engine):
-    """An engine whose model has lean layers; what goes beyond the layers is still the model's own."""
+    """An engine of its own layers: it has no model of `transformers` that others could ask."""
 
-    def __init__(self, model: PreTrainedModel, current: Current, parameters: int, max_batch_tokens: int = 0) -> None:
-        super().__init__(model, max_batch_tokens)
-        self.parameters, self._current = parameters, current
-        self.head.chunk = SMALL_CHUNK
-        self._layers: list[LeanLayer] = list(model.base_model.layers)
-        self._whole = torch.zeros(1, 1, 1, 1)  # a mask that is made already: the layers look at none
+    def __init__(self, outside: Outside, layers: Iterable[Parts], num_layers: int, parameters: int, ends: set[int],
+                 max_batch_tokens: int = 0) -> None:
+        """``layers`` are packed one after the other, and the pages of a file that they came from given back at once."""
+        self.device, self.dtype, self.parameters, self.ends = torch.device("cpu"), torch.bfloat16, parameters, ends
+        self.max_batch_tokens = max_batch_tokens or batch_tokens(self.device)
+        self._outside, self._current = outside, Current()
+        self._head = Head(outside.head, SMALL_CHUNK, self._current.scratch)
+        self._layers: list[LeanLayer] = []
+        with torch.no_grad():
+            for place, parts in enumerate(layers):
+                self._layers.append(LeanLayer(parts, place, place == num_layers - 1, self._current, CHUNK))
+                forget(parts.weights())
+        give_back_freed_memory()  # 30 MB that packing left between blocks in use
 
     def _store(self, rows: int) -> Store:
         layer = self._layers[0]
@@ -116,20 +87,23 @@ class LeanEngine(Engine):
         if not tokens:
             return Prefix(0, None)
         store = self._store(len(tokens))
-        self._compute([tokens], [np.arange(0)], store, [len(tokens) - 1])
-        store.used = len(tokens)
+        store.pending = tuple(tokens)
         return Prefix(len(tokens), store)
 
     def last_logits(self, prefix: Prefix, rows: Rows, keep: bool = True) -> tuple[Tensor, Any]:
-        total = sum(map(len, rows))
+        """Tokens of the prefix that are pending are computed with the rows: alone they would mostly be padding."""
         past = self._store(0) if prefix.cache is None else prefix.cache
-        store = past.with_room(total) if keep else PassingStore(past, total)
+        first = [past.pending] if past.pending else []
+        total = sum(map(len, rows))
+        store = past.with_room(len(past.pending) + total) if keep else PassingStore(past, total)
         shared = np.arange(prefix.length)
         ends = np.cumsum([len(row) for row in rows])
-        logits = self._compute(rows, [shared] * len(rows), store, (ends - 1).tolist(), exact=True)
+        logits = self._compute([*first, *rows], [np.arange(0) for _ in first] + [shared] * len(rows), store,
+                               (ends - 1 + len(past.pending)).tolist(), exact=True)
+        past.settle(store)
         places = [np.concatenate((shared, np.arange(end - len(row), end) + prefix.length))
                   for row, end in zip(rows, ends, strict=True)]
-        store.used += total
+        store.used = prefix.length + total
         return logits.float(), Cached(store, places) if isinstance(store, Store) else None
 
     def continuation_logprobs(self, prefix: Prefix, cache: Any, lengths: Sequence[int], parents: Sequence[int],
@@ -157,13 +131,10 @@ class LeanEngine(Engine):
                  exact: bool = False, chunk: int = CHUNK) -> Tensor:
         """Logits after the tokens ``reads`` of all rows behind one another; each goes on from its past, and the store grows."""
         flat = [token for row in rows for token in row]
-        padding = -len(flat) % chunk
         with torch.no_grad():
-            now = _packed(pasts, [len(row) for row in rows], store, reads, chunk, self.model.base_model.rotary_emb)
-            self._current.now = now
-            self.head.read = torch.zeros(len(reads), dtype=torch.long), torch.arange(len(reads))
-            self.head.exact = exact
-            output = self.model(input_ids=torch.tensor([flat + [0] * padding]), attention_mask=self._whole,
-                                position_ids=torch.zeros(1, len(flat) + padding, dtype=torch.long), use_cache=False)
-        logits: Tensor = output.logits[0]
-        return logits
+            self._current.now = packed(pasts, [len(row) for row in rows], store, reads, chunk, self._outside.angles)
+            hidden = self._outside.embedded(torch.tensor(flat + [0] * (-len(flat) % chunk)))[None]
+            for layer in self._layers:
+                hidden = layer(hidden)
+            normal = self._current.normal(hidden[0, :len(reads)], None, self._outside.norm)
+            return self._head(normal, exact)

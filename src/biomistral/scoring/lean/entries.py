@@ -53,6 +53,21 @@ def _weighing(bits: int) -> Any:
 weigh_4, weigh_8 = _weighing(4), _weighing(8)
 
 
+def multiply_rows(weight: Any, outputs: int, width: int, columns: Any, room: int, out: Any, first: int, last: int,
+                  spare: Any) -> int:
+    """``out`` (outputs, room) of ``weight`` (outputs, width) and ``columns`` (width / 2, room) words of two values each, for the
+    blocks of 16 outputs from ``first`` to ``last``; the last block may begin in the one before it."""
+    rows, words = carray(weight, outputs * width), carray(columns, width * room).view(np.uint32)
+    result = carray(out, outputs * room)
+    begin_tiles(carray(spare, 16).view(np.uint8))
+    for block in range(first, last):
+        start = min(16 * block, outputs - 16)
+        for j in range(0, room, 64):
+            multiply_tiles(rows[start * width:], width, words[j:], room, width, result[start * room + j:], room)
+    end_tiles()
+    return 0
+
+
 def _attending(attend: Any) -> Any:
     def entry(queries: Any, keys: Any, values: Any, stored: int, out: Any, tokens: int, starts: Any, sequences: int, places: Any,
               ends: Any, kept: Any, first: int, last: int, heads: int, groups: int, width: int, window: int, scale: float,

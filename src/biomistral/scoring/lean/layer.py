@@ -18,6 +18,9 @@ from biomistral.scoring.lean.ordered import Places
 from biomistral.scoring.lean.recognise import Norm, Parts
 from biomistral.scoring.lean.store import PassingStore, Store
 
+FEWEST = 64
+"""Rows of a loop that are worth a thread."""
+
 
 @dataclass
 class Pass:
@@ -51,9 +54,20 @@ class Current:
     def rows(self, purpose: str, count: int, width: int) -> Tensor:
         return self.scratch.take(purpose, torch.bfloat16, count * width).view(count, width)
 
+    def normal(self, rows: Tensor, addend: Tensor | None, norm: Norm) -> Tensor:
+        """The norm of rows, to which ``addend`` is added first."""
+        out, added = self.rows("normal", len(rows), rows.shape[1]), rows if addend is None else addend
 
-FEWEST = 64
-"""Rows of a loop that are worth a thread."""
+        def normalise(first: int, last: int) -> None:
+            run("normalise", rows[first:], added[first:], int(addend is not None), norm.gain, rows.shape[1], norm.epsilon,
+                out[first:], last - first, self.spare(rows.shape[1]))
+
+        share(len(rows), FEWEST, normalise)
+        return out
+
+    def spare(self, size: int) -> Tensor:
+        """A thread's own float32s."""
+        return self.scratch.take("row", torch.float32, size)
 
 
 class LeanLayer(nn.Module):  # type: ignore[misc]
@@ -90,7 +104,7 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
         queries = self.current.rows("queries", len(rows) + 16, mine)
         keys, values = now.store.layer(self.index)
         for start in range(0, now.tokens, now.chunk):
-            normal = self._normal(rows[start:start + now.chunk], None, self.norms[0])
+            normal = self.current.normal(rows[start:start + now.chunk], None, self.norms[0])
             count, row = min(now.chunk, now.tokens - start), now.first_row + start
             self._place(self.qkv(normal), count, now, start, queries[start:], keys[row:], values[row:])
         mixed = self.current.rows("mixed", len(rows), mine)
@@ -112,12 +126,12 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
             run("place", projected[first:], last - first, self.heads, self.heads // self.groups, self.width,
                 now.cosines[start + first:], now.sines[start + first:], now.cosines.shape[1], query_gain, key_gain,
                 int(self.head_norms is not None), self.head_norms[0].epsilon if self.head_norms else 0.0, queries[first:],
-                keys[first:], values[first:], self._spare(self.width))
+                keys[first:], values[first:], self.current.spare(self.width))
 
         share(count, FEWEST, place)
 
     def _gated(self, rows: Tensor, mixed: Tensor) -> None:
-        normal = self._normal(rows, self.out(mixed), self.norms[1])
+        normal = self.current.normal(rows, self.out(mixed), self.norms[1])
         both, gated = self.gate_up(normal), self.current.rows("gated", len(rows), self.gate_up.width // 2)
 
         def gate(first: int, last: int) -> None:
@@ -125,20 +139,6 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
 
         share(len(rows), FEWEST, gate)
         rows.add_(self.down(gated))
-
-    def _normal(self, rows: Tensor, addend: Tensor | None, norm: Norm) -> Tensor:
-        """The norm of rows, to which ``addend`` is added first."""
-        normal, added = self.current.rows("normal", len(rows), rows.shape[1]), rows if addend is None else addend
-
-        def normalise(first: int, last: int) -> None:
-            run("normalise", rows[first:], added[first:], int(addend is not None), norm.gain, rows.shape[1], norm.epsilon,
-                normal[first:], last - first, self._spare(rows.shape[1]))
-
-        share(len(rows), FEWEST, normalise)
-        return normal
-
-    def _spare(self, size: int) -> Tensor:
-        return self.current.scratch.take("row", torch.float32, size)
 
 
 def _picked(rows: Tensor, now: Pass) -> Tensor:

@@ -13,6 +13,7 @@ from biomistral.loops.native import Loops, has_feature
 SIGNATURES = {"normalise": "vviFifviF", "gate": "viivi", "place": "viiiiFFiFFifvvvF"}
 SIGNATURES |= dict.fromkeys(("attend_by_tiles", "attend_by_loops"), "vvviviIiIIIiiiiiifiF")
 SIGNATURES |= dict.fromkeys(("weigh_4", "weigh_8"), "BFFiiiiiiv")
+SIGNATURES["multiply_rows"] = "viiviFiiF"
 """Arguments of every loop in `entries`, by `Loops`' letters."""
 
 _SOURCES = ("entries", "attention", "pointwise", "products", "weights")
@@ -27,6 +28,11 @@ def run(name: str, *arguments: Any) -> int:
 @cache
 def loop(name: str) -> Callable[..., int]:
     return _LOOPS.function(name, "bfloat16")
+
+
+def code_key() -> str:
+    """Of everything that the loops' machine code depends on."""
+    return _LOOPS.key()
 
 
 @cache

@@ -7,13 +7,16 @@ Gemma 1, Phi 3 and what is built alike. What is not recognised is computed by `t
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from biomistral.models.quantized.linear import IntLinear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _DROPOUTS = {"resid_attn_dropout", "resid_mlp_dropout"}
@@ -29,10 +32,16 @@ ACTIVATIONS: tuple[Callable[..., Tensor], ...] = (functional.silu, partial(funct
 
 @dataclass(frozen=True)
 class Norm:
-    """RMS norm with a float32 gain."""
+    """RMS norm by a float32 gain: a weight and what is added to it."""
 
     gain: Tensor
     epsilon: float
+    weight: Tensor
+    added: int
+
+    @classmethod
+    def of(cls, weight: Tensor, added: int, epsilon: float) -> "Norm":
+        return cls(weight.detach().float() + added, epsilon, weight, added)
 
 
 @dataclass(frozen=True)
@@ -52,8 +61,12 @@ class Parts:
     gate_up: tuple[nn.Linear | IntLinear, ...]
     down: nn.Linear | IntLinear
 
+    def weights(self) -> Iterator[Tensor]:
+        """All that its products multiply by."""
+        return (weight for linear in (*self.qkv, self.out, *self.gate_up, self.down) for weight in linear.parameters())
 
-def decoder_layers(model: PreTrainedModel) -> nn.ModuleList | None:
+
+def decoder_layers(model: "PreTrainedModel") -> nn.ModuleList | None:
     """The layers of a model in bfloat16 on a CPU, where positions are turned and masked as the lean layers do."""
     base = model.base_model
     layers, rotary = getattr(base, "layers", None), getattr(base, "rotary_emb", None)
@@ -107,11 +120,11 @@ def _window(attention: nn.Module) -> int:
 
 
 def _norms(one: nn.Module, other: nn.Module) -> tuple[Norm, Norm] | None:
-    first, second = _norm(one), _norm(other)
+    first, second = norm_of(one), norm_of(other)
     return None if first is None or second is None else (first, second)
 
 
-def _norm(module: nn.Module) -> Norm | None:
+def norm_of(module: nn.Module) -> Norm | None:
     """The gain and epsilon of an RMS norm, by what it does: weights may be gains, or gains less 1."""
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
@@ -119,11 +132,8 @@ def _norm(module: nn.Module) -> Norm | None:
         return None
     x = torch.randn(4, len(weight), generator=torch.Generator().manual_seed(0)).to(weight.dtype)
     given = torch.as_tensor(module(x)).float()
-    for gain in (weight.float(), weight.float() + 1):
-        mine = functional.rms_norm(x.float(), weight.shape, gain, epsilon)
-        if _close(mine, given):
-            return Norm(gain, epsilon)
-    return None
+    norms = (Norm.of(weight, added, epsilon) for added in (0, 1))
+    return next((norm for norm in norms if close(functional.rms_norm(x.float(), weight.shape, norm.gain, epsilon), given)), None)
 
 
 def _activation(module: nn.Module) -> int | None:
@@ -131,7 +141,7 @@ def _activation(module: nn.Module) -> int | None:
     return next((place for place, given in enumerate(ACTIVATIONS) if torch.allclose(module(x), given(x), atol=1e-6)), None)
 
 
-def _close(mine: Tensor, given: Tensor) -> bool:
+def close(mine: Tensor, given: Tensor) -> bool:
     """Within some roundings to bfloat16, on average."""
     return bool((mine - given).norm() <= 0.02 * given.norm())
 
@@ -149,4 +159,4 @@ def kinds_of(layers: nn.ModuleList) -> Iterator[tuple[int, nn.Module]]:
 
 def agree(given: Tensor, mine: Tensor, hidden: Tensor) -> bool:
     """Whether two layers did the same to their input."""
-    return given.shape == mine.shape and _close((mine - hidden).float(), (given - hidden).float())
+    return given.shape == mine.shape and close((mine - hidden).float(), (given - hidden).float())
