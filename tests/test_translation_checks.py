@@ -199,7 +199,8 @@ def test_short_texts_that_are_sound(english: str, spanish: str) -> None:
 
 @pytest.mark.parametrize(("english", "spanish", "check"), [
     ("Multiple endocrine neoplasia 2A", "Neoplasia endocrina múltiple 2Un", "name"),
-    ("A 50 kg adult", "Un 50 adulto de kg", "unit"), ("Ratio of no. of deaths, not of births", "Proporción de muertes", "negation"),
+    ("A 50 kg adult", "Un 50 adulto de kg", "unit"),
+    ("Ratio of no. of deaths, not of births", "Proporción de muertes", "negation"),
     ("CD4+T-lymphocyte count", "Recuento de linfocitos T", "name"),
 ])
 def test_short_texts_that_are_not(english: str, spanish: str, check: str) -> None:

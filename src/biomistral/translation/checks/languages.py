@@ -13,8 +13,8 @@ FUNCTION_WORDS = {
           "suivants suivantes il elle ses ou été lequel laquelle chez",
     "de": "der die das und ist in den von mit ein eine einer eines zu dem des für auf nicht welche welcher welches bei im wird "
           "sind als durch folgenden er sie an aus nach einem",
-    "es": "a o e el la los las de y en un una que es del con por para se al lo su como más cuál siguientes no este esta qué ha fue son "
-          "presenta cual ella él le",
+    "es": "a o e el la los las de y en un una que es del con por para se al lo su como más cuál siguientes no este esta qué ha "
+          "fue son presenta cual ella él le",
     "pt": "o a os as de e em ou às aos pela pelo "
           "um uma que é do da dos das com por para se ao na no nos nas seu sua como mais qual seguintes não "
           "este esta foi são uma ele ela",
@@ -30,7 +30,7 @@ _FEWEST = 6
 """Words of a text that can be judged: in fewer, one name decides."""
 
 _FEWEST_KNOWN = 2
-"""Words of another language alone, of two letters and more, that are no coincidence ("2 or 3" is "dos o tres", and "dos" Portuguese)."""
+"""Words of the other language alone, of two letters and more, that are no coincidence: "dos" (2) is Portuguese too."""
 
 _MARGIN = 0.1
 """By how much a larger share of its words another language must have: neighbours (es, pt, it) share a third of theirs."""
