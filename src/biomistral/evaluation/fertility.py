@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from biomistral.evaluation.languages import ENGLISH
 from biomistral.records import Question
+from biomistral.scoring.gaps import ENGLISH
 from biomistral.scoring.tally import Row, identity, split_by
 
 WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my", "bo", "dz")

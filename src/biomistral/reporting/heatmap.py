@@ -4,25 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from biomistral.reporting import language_table
+from biomistral.reporting.apart import beside, languages_of
 from biomistral.reporting.charts import Chart, escaped
 from biomistral.reporting.results import Run
 
 _ALL = "all questions"
 
 
-def language_charts(board: Sequence[Run], number: int) -> list[Chart]:
-    """One heat map for each model that was asked in several languages; its table says calibration and cost too."""
-    return [_chart(run, f"languages-{number}-{place}") for place, run in enumerate(board) if len(run.summary.languages) > 1]
+def language_charts(board: Sequence[Run], number: int, everything: Sequence[Run] = ()) -> list[Chart]:
+    """One heat map for each model that was asked in several languages, together or apart (in ``everything``); its table says
+    calibration and cost too."""
+    languages = [languages_of(run, everything) for run in board]
+    return [_chart(run, found, beside(run, everything), f"languages-{number}-{place}")
+            for place, (run, found) in enumerate(zip(board, languages, strict=True)) if len(found) > 1]
 
 
-def _chart(run: Run, name: str) -> Chart:
-    summary = run.summary.model_dump()
-    data = {"model": {"name": run.model.name}, "protocols": {run.protocol: summary},
-            "fertility": run.fertility.model_dump() if run.fertility else None}
+def _chart(run: Run, languages: dict[str, Any], others: Sequence[Run], name: str) -> Chart:
+    costs = {language: cost for one in (run, *others) if one.fertility
+             for language, cost in one.fertility.model_dump()["languages"].items()}
+    data = {"model": {"name": run.model.name}, "protocols": {run.protocol: {"languages": languages}},
+            "fertility": {"languages": costs}}
     head, *rows = language_table.rows(run.protocol, data)
     described = (f"Accuracy of {run.model.name} in each language, in %; below it the gap to English in points, paired on the "
                  "same questions.")
-    figure = _figure(summary["languages"])
+    figure = _figure(languages)
     return Chart(name, f"Languages, {run.model.name}", described, figure, ["Task", *head[1:]], rows)
 
 

@@ -41,6 +41,9 @@ class Run:
     tasks: Labels
     groups: Labels
     languages: Labels
+    names: Labels
+    marks: Labels
+    """Ids of the questions, and in words how many options each has and which is right."""
     clusters: Labels
     """The same for questions that ask the same: what is no independent evidence."""
     scores: Scores
@@ -198,9 +201,12 @@ def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Ru
                         "permutation; evaluate again")
     questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
     chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
-    tasks, groups, languages, clusters = (_strings(table[name]) for name in ("task", "group", "language", "cluster"))
-    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, languages,
-               clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, summary.fertility, questions)
+    tasks, groups, languages, names, clusters = (_strings(table[name])
+                                                 for name in ("task", "group", "language", "question", "cluster"))
+    marks = np.array([f"{options} options and answer {answer}" for options, answer in
+                      zip(table["options"].to_pylist(), table["answer"].to_pylist(), strict=True)], dtype=object)
+    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, languages, names,
+               marks, clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, summary.fertility, questions)
 
 
 def _strings(column: pa.ChunkedArray) -> Labels:

@@ -62,14 +62,15 @@ def _known(setting: str, name: str, names: Sequence[str]) -> None:
 
 def _charts(results: Sequence[Results], views: Sequence[dict[str, Any]], protocol: str) -> list[list[Chart]]:
     """The charts of every board, in the order of the boards on the page."""
-    tables = boards([run for result in results for run in result.runs.values()])
+    everything = [run for result in results for run in result.runs.values()]
+    tables = boards(everything)
     charts = []
     for number, board in enumerate(sorted(tables, key=lambda board: board[0].protocol != protocol)):
         view = views[number]
         order = [row["model"] for row in view["rows"]]
         runs = sorted(board, key=lambda run: order.index(run.model.name))
         found = [accuracy_chart(runs, number), reliability_chart(runs, number, {view["leader"], view["baseline"] or order[0]})]
-        charts.append([chart for chart in [*found, *language_charts(runs, number)] if chart is not None])
+        charts.append([chart for chart in [*found, *language_charts(runs, number, everything)] if chart is not None])
     return charts
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from biomistral.assets import licence_of
+from biomistral.reporting.apart import languages_of
 from biomistral.reporting.compare import Difference, against, boards, not_beaten
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
 from biomistral.reporting.results import Results, Run
@@ -23,8 +24,9 @@ LETTER_MASS_FOLLOWED = 0.5
 """Below this mean probability on the option letters a model did not follow the prompt (SPEC section 3)."""
 
 
-def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str, Any]:
-    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline."""
+def board_view(board: Sequence[Run], baseline_name: str, root: int, everything: Sequence[Run] = ()) -> dict[str, Any]:
+    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline, and with
+    their models' other languages where these stand in ``everything``."""
     runs = sorted(board, key=lambda run: (-run.summary.overall.accuracy, run.model.name))
     baseline = next((run for run in board if run.model.name == baseline_name), None)
     first = board[0]
@@ -43,7 +45,8 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
         "permutations": first.permutations,
         "has_calibration": any(run.summary.calibration is not None for run in runs),
         "finding": _finding(runs, baseline, differences),
-        "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences)
+        "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences,
+                      languages_of(run, everything))
                  for run in runs]}
 
 
@@ -56,7 +59,7 @@ def protocol_words(protocol: str) -> str:
     return f"{PROTOCOL_WORDS[family]}, {'no examples' if number == '0' else f'{number} examples'}"
 
 
-def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -> dict[str, Any]:
+def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences, languages: dict[str, Any]) -> dict[str, Any]:
     summary = run.summary
     mine = {scope: _difference(found.get(run.model.name)) for scope, found in differences.items()}
     return {**run.model.model_dump(), "model": run.model.name, "about": _about(run), "is_baseline": is_baseline,
@@ -64,7 +67,7 @@ def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -
             "groups": {name: score.model_dump() for name, score in summary.groups.items()},
             "tasks": {name: score.model_dump() for name, score in summary.tasks.items()},
             "difference": mine.get(_OVERALL), "group_differences": {name: mine.get(("group", name)) for name in summary.groups},
-            "languages": {name: scores.model_dump() for name, scores in summary.languages.items()},
+            "languages": languages,
             "fertility": run.fertility.model_dump() if run.fertility else None,
             "calibration": summary.calibration.model_dump() if summary.calibration else None,
             "permutations": summary.permutations.model_dump() if summary.permutations else None,
@@ -162,6 +165,6 @@ def page_view(results: Sequence[Results], baseline: str, protocol: str, root: in
     """Everything the page shows. Boards whose protocol is ``protocol`` come first."""
     runs = [run for result in results for run in result.runs.values()]
     tables = sorted(boards(runs), key=lambda board: board[0].protocol != protocol)
-    return {"baseline": baseline, "boards": [board_view(board, baseline, root) for board in tables],
+    return {"baseline": baseline, "boards": [board_view(board, baseline, root, runs) for board in tables],
             "several_benchmarks": len({board[0].board[:4] for board in tables}) > 1,
             "lineage": [lineage_view(result) for result in results], "published": published()}
