@@ -29,9 +29,9 @@ class Translator(Settings):
     @model_validator(mode="after")
     def _told(self) -> "Translator":
         if self.engine is None:
-            given = [name for name in ("model", "url", "body", "translations") if getattr(self, name)]
-            if given:
-                raise ValueError(f"{given[0]} is given, but no engine: name that too (--second-engine)")
+            idle = [name for name in ("model", "url", "body", "translations") if getattr(self, name)]
+            if idle:
+                raise ValueError(f"{idle[0]} is given, but no engine: name that too (--second-engine)")
             return self
         needs = {"api": ("model", "url"), "transformers": ("model",), "ctranslate2": ("model",), "import": ("translations",)}
         own = needs.get(self.engine, ())
