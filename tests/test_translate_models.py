@@ -196,3 +196,29 @@ def test_a_converted_model_is_asked_by_ctranslate2(home):
     assert artifact.manifest["facts"]["translation"]["engines"][0]["engine"] == "ctranslate2"
     with pytest.raises(UserError, match=r"no model\.bin"):
         translate(home, home / "madlad", engine="ctranslate2", seed=1)
+
+
+@pytest.mark.parametrize("made", [nllb, marian])  # the converter fails on M2M100's tokenizer of transformers 5
+def test_converted_models_are_told_the_languages_and_answer_as_if_asked_one_by_one(home, made):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    from ctranslate2.converters import TransformersConverter
+
+    (home / "model").mkdir()
+    torch.manual_seed(1)
+    tokenizer, model, languages = made(home / "model")
+    tokenizer.save_pretrained(home / "model")
+    model.save_pretrained(home / "model")
+    files = [path.name for path in (home / "model").iterdir() if path.suffix in (".json", ".model", ".spm")
+             and path.name not in ("config.json", "generation_config.json")]
+    TransformersConverter(str(home / "model"), copy_files=files).convert(str(home / "ct"))
+    translate(home, home / "ct", engine="ctranslate2")
+    direct = ctranslate2.Translator(str(home / "ct"), device="cpu")
+    if languages:
+        tokenizer.src_lang = languages[0]
+    expected = []
+    for text in ("which nerve passes the skull ?", *OPTIONS):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+        found = direct.translate_batch([tokens], target_prefix=[[languages[1]]] if languages else None, max_decoding_length=512)
+        ids = tokenizer.convert_tokens_to_ids(found[0].hypotheses[0][bool(languages):])
+        expected.append(tokenizer.decode(ids, skip_special_tokens=True).strip())
+    assert [one[:60] for one in texts(home)] == [one[:60] for one in expected]
