@@ -5,9 +5,9 @@
 
 Weights are random; the 4-bit ones are those rounded to nearest in groups of 64 or 128, in both layouts. Times are CPU seconds on
 one thread: the forms are timed in turns in one process, and the fastest round counts, as what else a machine does only adds.
-``8 x 95`` and ``3-shot`` are forward passes of the evaluation's engine: questions of 95 tokens, and of 96 behind a shared prefix
-of 450, by batches as it makes them; ``decode`` is one token after 64 by the model itself; ``loading`` includes the first pass.
-Memory is that of a process of the form's own.
+``0-shot`` and ``3-shot`` are forward passes of the evaluation's engine: 42 questions of 95 tokens, alone and behind a shared
+prefix of 450, in batches as it makes them, and ``8 x 95`` a batch of eight; ``decode`` is one token after 64 by the model itself;
+``loading`` includes the first pass. Memory is that of a process of the form's own.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +123,17 @@ def decoding(folder: Path) -> Callable[[], object]:
     return decode
 
 
-def questions(folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Eight short ones, and twelve behind three shots."""
+def questions(folder: Path) -> dict[str, tuple[Callable[[], object], int]]:
+    """Eight short ones, 42 of them and 42 behind three shots, in batches as the evaluation makes them."""
     engine = engine_for(load_model(folder, torch.bfloat16))
-    short, shots, asked = tokens(8, 95, 1), tokens(1, 450, 2)[0], tokens(12, 96, 3)
+    short, shots = tokens(42, 95, 1), tokens(1, 450, 2)[0]
 
-    def three_shot() -> None:
-        prefix = engine.prefix(shots)
-        for batch in batches([engine.cost(96, 450)] * len(asked), engine.max_batch_tokens):
-            engine.last_logits(prefix, [asked[index] for index in batch])
+    def ask(count: int, behind: tuple[int, ...]) -> None:
+        prefix = engine.prefix(behind)
+        for batch in batches([engine.cost(95, len(behind))] * count, engine.max_batch_tokens):
+            engine.last_logits(prefix, [short[index] for index in batch], keep=False)
 
-    return lambda: engine.last_logits(engine.prefix(()), short), three_shot
+    return {"8 x 95": (partial(ask, 8, ()), 8), "0-shot": (partial(ask, 42, ()), 42), "3-shot": (partial(ask, 42, shots), 42)}
 
 
 def in_turns(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
@@ -140,11 +141,10 @@ def in_turns(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     torch.set_num_threads(1)
     work: dict[str, dict[str, tuple[Callable[[], object], int]]] = {}
     for form in FORMS:
-        short, three_shot = questions(folder / form)
-        work[form] = {"decode": (decoding(folder / form), 8), "8 x 95": (short, 8), "3-shot": (three_shot, 12)}
+        work[form] = {"decode": (decoding(folder / form), 8), **questions(folder / form)}
     found: dict[str, dict[str, float]] = {form: dict.fromkeys(parts, float("inf")) for form, parts in work.items()}
     for number in range(rounds + 1):
-        for name in ("decode", "8 x 95", "3-shot"):
+        for name in ("decode", "8 x 95", "0-shot", "3-shot"):
             for form, parts in work.items():
                 call, count = parts[name]
                 took = seconds(call) / count

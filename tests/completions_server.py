@@ -47,6 +47,7 @@ class State:
     delay: float = 0.0
     key: str = ""
     longest: int = 10_000_000
+    keeps: int = 10_000_000
     struck: dict[str, int] = field(default_factory=dict)
     answered: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -127,6 +128,8 @@ class Handler(BaseHTTPRequestHandler):
     def completed(self, body: dict[str, Any]) -> dict[str, Any]:
         chat = "messages" in body
         prompt = json.dumps(body["messages"]) if chat else body["prompt"]
+        if len(prompt.split()) > self.state.keeps:
+            prompt = " ".join(prompt.split()[-self.state.keeps:])
         found = scores(prompt)
         best = max(found, key=lambda token: found[token])
         text = best if body["max_tokens"] == 1 else f"{best}) because"

@@ -237,6 +237,20 @@ def test_more_fields_of_a_request(serve, bench, tmp_path):
         EvaluateSettings(model="m", benchmark="b", body={"seed": "x"})
 
 
+def test_prompts_that_a_server_cuts_without_a_word_are_told(serve, tmp_path):
+    questions = [one.model_copy(update={"stem": one.stem + number * 10 * " word"})
+                 for number, one in enumerate(make_questions())]
+    write_questions(tmp_path / "questions.parquet", questions)
+    with serve(keeps=60) as place:
+        _, cut = run(place, tmp_path / "questions.parquet", tmp_path / "cut", ["letters-0shot"])
+    with serve() as place:
+        _, whole = run(place, tmp_path / "questions.parquet", tmp_path / "whole", ["letters-0shot"])
+    notes = [warning for warning in cut["warnings"] if "may have cut" in warning]
+    assert len(notes) == 1
+    assert "at 60 tokens each, and none at more" in notes[0]
+    assert not [warning for warning in whole["warnings"] if "may have cut" in warning]
+
+
 def test_prompts_too_long_for_the_server_are_left_out(serve, bench, tmp_path):
     lengths = sorted(len(build_prompt(question, [], PROTOCOLS["letters-0shot"])) for question in make_questions()[4:])
     with serve(longest=lengths[5]) as place:

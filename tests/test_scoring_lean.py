@@ -18,9 +18,11 @@ from biomistral.models.load import load_model
 from biomistral.models.mapped import forget
 from biomistral.scoring.engine import Engine, batches
 from biomistral.scoring.lean import layer as lean_layer
+from biomistral.scoring.lean import ordered
 from biomistral.scoring.lean.engine import LeanEngine, engine_for
+from biomistral.scoring.lean.native import has_tiles
 from biomistral.scoring.score import score_cloze, score_letters, score_texts
-from int_matrices import write_model
+from int_matrices import random_matrix, write_model
 from scoring_items import items
 from tiny import make_model
 
@@ -170,8 +172,11 @@ def test_forgotten_weights_are_read_again(tmp_path):
     assert bool((changed == 1).all())
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["order known", "order unknown"])
 @pytest.mark.parametrize("layout", ["autoawq", "compressed-tensors"])
-def test_weights_in_integers_answer_with_the_bits_of_their_16_bit_twin(tmp_path, layout):
+def test_weights_in_integers_answer_with_the_bits_of_their_16_bit_twin(tmp_path, monkeypatch, layout, known):
+    if not known:
+        monkeypatch.setattr(ordered, "_BLOCKS", ())
     quantized, plain = write_model(make_model(tmp_path / "base", dtype="bfloat16"), tmp_path, layout)
     model = load_model(quantized, torch.bfloat16)
     model(torch.tensor([[5, 6, 7]]))  # by the kernel: an engine finds a model that has been used
@@ -180,3 +185,26 @@ def test_weights_in_integers_answer_with_the_bits_of_their_16_bit_twin(tmp_path,
     assert isinstance(theirs, LeanEngine)
     asked = items(24)
     assert run(ours, asked, 11, 90) == run(theirs, asked, 11, 10000)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("outputs", [(64,), (40, 24, 8), (7,), (300, 300)])
+def test_integers_in_order_are_the_weights_that_onednn_orders(outputs, bits):
+    matrices = [random_matrix(count, 96, 32, seed=count, bits=bits) for count in outputs]
+    found = ordered.ordered_integers(matrices, 512, "any", {})
+    if found is None and not has_tiles():
+        pytest.skip("oneDNN's order on this processor is not known")
+    assert found is not None
+    whole = torch.cat([matrix.dequantized() for matrix in matrices]).bfloat16()
+    expected = torch.ops.mkldnn._reorder_linear_weight(whole, 512)
+    assert torch.equal(found.weights().to_dense(), expected.to_dense())
+    assert torch.equal(found.weights().to_dense(), whole)
+
+
+def test_products_of_one_shape_in_a_layer_do_not_share_room():
+    matrices = [[random_matrix(64, 64, 32, seed=seed)] for seed in (1, 2)]
+    places: ordered.Places = {}
+    first, second = (ordered.ordered_integers(one, 512, role, places) for one, role in zip(matrices, "ab", strict=True))
+    kept = first.weights()
+    second.weights()
+    assert torch.equal(kept.to_dense(), matrices[0][0].dequantized().bfloat16())

@@ -83,7 +83,7 @@ class Client:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=1))
             for _ in range(use.concurrency)]
         self._idle = list(self._pools)
-        """One connection each: a pool looks at all of its own whenever one is taken or given back (of 50: a quarter of the CPU)."""
+        """One connection each: a pool looks at all of its own whenever one is taken or given back."""
 
     async def __aenter__(self) -> "Client":
         return self

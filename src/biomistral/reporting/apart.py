@@ -1,10 +1,14 @@
 """Languages of one model that were measured apart: results folders whose questions are twins, told by task and id."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from biomistral.errors import UserError
 from biomistral.reporting.results import Run
+from biomistral.reporting.results_file import Fertility, LanguageScores
 from biomistral.scoring.gaps import ENGLISH, Asked, Scores, gaps
 
 
@@ -27,6 +31,21 @@ def languages_of(run: Run, everything: Sequence[Run]) -> dict[str, Any]:
     return found
 
 
+def joined(run: Run, everything: Sequence[Run]) -> Run:
+    """A run whose summary has the languages of the runs beside it too; the run itself if there are none.
+
+    Raises:
+        UserError: see `beside`.
+    """
+    others = beside(run, everything)
+    if not others:
+        return run
+    languages = {name: LanguageScores.model_validate(scores) for name, scores in languages_of(run, everything).items()}
+    costs = {name: cost for one in (run, *others) if one.fertility for name, cost in one.fertility.languages.items()}
+    fertility = Fertility(context_length=run.fertility.context_length if run.fertility else None, languages=costs)
+    return replace(run, summary=run.summary.model_copy(update={"languages": languages}), fertility=fertility)
+
+
 def beside(run: Run, everything: Sequence[Run]) -> list[Run]:
     """Runs of the same model, asked alike, with questions of a run's English ones in languages that it has not; of two in one
     language the first.
@@ -34,11 +53,11 @@ def beside(run: Run, everything: Sequence[Run]) -> list[Run]:
     Raises:
         UserError: two twins have other options or another right one.
     """
-    seen, found = set(run.languages), []
+    seen, found = _languages(run), []
     if ENGLISH in seen:
         for other in everything:
-            if alike(run, other) and seen.isdisjoint(other.languages) and _twins(run, other):
-                seen |= set(other.languages)
+            if alike(run, other) and seen.isdisjoint(_languages(other)) and _twins(run, other):
+                seen |= _languages(other)
                 found.append(other)
     return found
 
@@ -75,7 +94,7 @@ def _own(run: Run) -> dict[str, Any]:
     """The scores of the run's own languages; an older folder of one language does not say them apart."""
     summary = run.summary.model_dump()
     only = {name: summary[name] for name in ("tasks", "overall", "average", "calibration")} | {"gap": None}
-    return summary["languages"] or ({str(run.languages[0]): only} if len(set(run.languages)) == 1 else {})
+    return summary["languages"] or ({_languages(run).pop(): only} if len(_languages(run)) == 1 else {})
 
 
 def _definition(run: Run) -> dict[str, Any]:
@@ -83,18 +102,29 @@ def _definition(run: Run) -> dict[str, Any]:
 
 
 def _scores(run: Run, language: str) -> Scores:
-    places = run.places("language", language)
-    return {(run.tasks[place], run.names[place]): Asked(float(run.scores[place]), run.clusters[place]) for place in places}
+    names, clusters = _names(run), run.questionnaire.clusters.labels()
+    return {names[place][0]: Asked(float(run.scores[place]), clusters[place]) for place in run.places("language", language)}
 
 
 def _twins(run: Run, other: Run) -> bool:
     """Whether any question of the other has an English one here."""
-    english = {(run.tasks[place], run.names[place]): run.marks[place] for place in run.places("language", ENGLISH)}
-    found = False
-    for task, name, mark in zip(other.tasks, other.names, other.marks, strict=True):
-        if (task, name) in english:
-            found = True
-            if english[task, name] != mark:
-                raise UserError(f"{other.folder}: question {name!r} has {mark}, in {run.folder} {english[task, name]}: no "
-                                "translation of it; leave one of the folders out")
-    return found
+    names = _names(run)
+    english = dict(names[place] for place in run.places("language", ENGLISH))
+    shared = [(name, mark) for name, mark in _names(other) if name in english]
+    for name, mark in shared:
+        if english[name] != mark:
+            raise UserError(f"{other.folder}: question {name[1]!r} has {mark}, in {run.folder} {english[name]}: no translation "
+                            "of it; leave one of the folders out")
+    return bool(shared)
+
+
+def _languages(run: Run) -> set[str]:
+    return set(run.questionnaire.languages.names)
+
+
+def _names(run: Run) -> list[tuple[tuple[str, str], str]]:
+    """Of each question its task and id, and in words how many options it has and which is right."""
+    asked = run.questionnaire
+    _, first = np.unique(asked.place, return_index=True)
+    rows = zip(*(asked.answers[name].take(first).to_pylist() for name in ("task", "question", "options", "answer")), strict=True)
+    return [((task, name), f"{options} options and answer {answer}") for task, name, options, answer in rows]

@@ -1,4 +1,4 @@
-"""What a reader has to know of letters that a server did not name among the likeliest tokens."""
+"""What a reader has to know of how a server answered: letters it did not name, prompts that it seems to have cut."""
 
 from collections.abc import Sequence
 
@@ -24,4 +24,30 @@ def _of_protocol(name: str, found: Sequence[tuple[Ask, Entry | None]], top: int)
         letters = ", ".join(sorted({letter for lost, _ in lacking for letter in lost}))
         notes.append(f"{name}: in {len(lacking)} questions a letter (of {letters}) was not among the likeliest {top} tokens and "
                      f"counts as 0; it had at most {max(most for _, most in lacking):.2g}")
+    return notes
+
+
+_ALIKE, _SPREAD = 3, 1.1
+"""Prompts of one count, and how much longer the longest of them is: tokens of a text vary less where it is read whole."""
+
+
+def cut_notes(asks: Sequence[tuple[Ask, Entry]]) -> list[str]:
+    """Per language: prompts that the server counts at the same, greatest number of tokens although their lengths differ.
+
+    Some servers (Ollama, llama.cpp told to shift its context) drop the start of a prompt that is longer than their context, and
+    say nothing: all that shows it is that no prompt takes more tokens than they keep.
+    """
+    by_language: dict[str, list[tuple[int, int]]] = {}
+    for ask, entry in asks:
+        if entry["counted"]:
+            by_language.setdefault(ask.question.language, []).append((entry["tokens"][0], len(ask.prompt)))
+    notes = []
+    for language, found in by_language.items():
+        most = max(tokens for tokens, _ in found)
+        lengths = sorted({length for tokens, length in found if tokens == most})
+        if len(lengths) >= _ALIKE and lengths[-1] > _SPREAD * lengths[0]:
+            many = sum(tokens == most for tokens, _ in found)
+            notes.append(f"{language}: the server counts {many} prompts of {lengths[0]:,} to {lengths[-1]:,} characters at "
+                         f"{most:,} tokens each, and none at more: it may have cut them; give its model a longer context, or ask "
+                         "with fewer shots")
     return notes

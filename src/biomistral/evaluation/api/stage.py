@@ -12,7 +12,7 @@ from biomistral.endpoint.place import find
 from biomistral.errors import UserError
 from biomistral.evaluation.answered import Answered
 from biomistral.evaluation.api.asks import Ask, AskId, Served, asks_of, requests_of
-from biomistral.evaluation.api.notes import letter_notes
+from biomistral.evaluation.api.notes import cut_notes, letter_notes
 from biomistral.evaluation.api.rows import Entry, has_letters, rows_of
 from biomistral.evaluation.api.server import Server
 from biomistral.progress import log
@@ -51,6 +51,10 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     answered = [ask for ask in sitting.asks if ask.id not in long]
     rows = [row for ask in answered for row in rows_of(ask, sitting.entries(ask.in_words() if ask.id in in_words else ask), name)]
     letters = [(ask, None if ask.id in in_words else sitting.entries(ask)[0]) for ask in answered if ask.way == "letters"]
+    cut = cut_notes([(ask, entry) for ask in answered
+                     for entry in sitting.entries(ask.in_words() if ask.id in in_words else ask)[:1]])
+    for note in cut:
+        log.warning(note)
     left_out = list(dict.fromkeys((protocol.name, ask.shot_set, ask.question.id, ask.question.language) for ask in sitting.asks
                                   if ask.id in long for protocol in ask.protocols))
     facts = {"name": name, "key": canonical_hash([place.url, settings.model]), "parameters": None, "dtype": None,
@@ -58,7 +62,7 @@ def answer(work: Workspace, questions: Sequence[Question]) -> Answered:
     asked = {"requests": len(journal.entries), "prompt_tokens": account.prompt_tokens,
              "completion_tokens": account.completion_tokens, "cost": account.spent if account.priced else None,
              "unanswered": account.unanswered, "unanswered_cost": account.unanswered_cost if account.priced else None}
-    return Answered(facts, rows, left_out, notes + letter_notes(letters, sitting.tops), {"asked": asked})
+    return Answered(facts, rows, left_out, notes + letter_notes(letters, sitting.tops) + cut, {"asked": asked})
 
 
 @dataclass(frozen=True)

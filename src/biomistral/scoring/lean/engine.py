@@ -68,7 +68,7 @@ def _stands_for(model: PreTrainedModel, layer: Any, place: int, current: Current
     current.now = _packed([np.arange(0)], [tokens], store, [tokens - 1], SMALL_CHUNK, rotary)
     padded = torch.zeros(1, SMALL_CHUNK, hidden.shape[2], dtype=torch.bfloat16)
     padded[:, :tokens] = hidden
-    mine = LeanLayer(parts, place, False, current, SMALL_CHUNK)(padded)[:, :tokens]
+    mine = LeanLayer(parts, place, False, current, CHUNK)(padded)[:, :tokens]
     return agree(given, mine, hidden)
 
 

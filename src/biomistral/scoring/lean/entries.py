@@ -8,6 +8,7 @@ from numba import carray
 from biomistral.scoring.lean import pointwise
 from biomistral.scoring.lean.attention import attention_by
 from biomistral.scoring.lean.products import begin_plain, begin_tiles, end_plain, end_tiles, multiply_plain, multiply_tiles
+from biomistral.scoring.lean.weights import weighing
 
 
 def normalise(rows: Any, addend: Any, added: int, gain: Any, width: int, epsilon: float, out: Any, count: int, spare: Any) -> int:
@@ -36,6 +37,20 @@ def place(projected: Any, count: int, heads: int, kv_heads: int, width: int, cos
                        carray(keys, (token + 1) * shared)[token * shared:], space)
         pointwise.copy(row[mine + shared:], carray(values, (token + 1) * shared)[token * shared:])
     return 0
+
+
+def _weighing(bits: int) -> Any:
+    weigh = weighing(bits)
+
+    def entry(levels: Any, zeros: Any, scales: Any, block: int, pairs: int, groups: int, outputs: int, first: int, last: int,
+              words: Any) -> int:
+        """`weights.weighing`, of integers as `ordered` lays them."""
+        return int(weigh(carray(levels, 1).ctypes.data, carray(zeros, 1).ctypes.data, carray(scales, 1).ctypes.data, block, pairs,
+                         groups, outputs, first, last, carray(words, 1).ctypes.data))
+    return entry
+
+
+weigh_4, weigh_8 = _weighing(4), _weighing(8)
 
 
 def _attending(attend: Any) -> Any:

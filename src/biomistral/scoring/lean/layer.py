@@ -14,6 +14,7 @@ from biomistral.loops.sharing import share
 from biomistral.models.quantized.dequantise import Scratch
 from biomistral.scoring.lean.linears import product_of
 from biomistral.scoring.lean.native import attention_space, has_tiles, run
+from biomistral.scoring.lean.ordered import Places
 from biomistral.scoring.lean.recognise import Norm, Parts
 from biomistral.scoring.lean.store import PassingStore, Store
 
@@ -44,6 +45,7 @@ class Current:
 
     def __init__(self) -> None:
         self.scratch = Scratch()
+        self.places: Places = {}
         self.now: Pass | None = None
 
     def rows(self, purpose: str, count: int, width: int) -> Tensor:
@@ -63,8 +65,9 @@ class LeanLayer(nn.Module):  # type: ignore[misc]
         self.heads, self.groups, self.width = parts.heads, parts.groups, parts.width
         self.window, self.scale, self.activation = parts.window, parts.scale, parts.activation
         self.norms, self.head_norms = parts.norms, parts.head_norms
+        roles = {"qkv": parts.qkv, "out": (parts.out,), "gate_up": parts.gate_up, "down": (parts.down,)}
         self.qkv, self.out, self.gate_up, self.down = (
-            product_of(linears, chunk, current.scratch) for linears in (parts.qkv, (parts.out,), parts.gate_up, (parts.down,)))
+            product_of(linears, chunk, role, current.scratch, current.places) for role, linears in roles.items())
         self.attend = "attend_by_tiles" if self.width % 32 == 0 and has_tiles() else "attend_by_loops"
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:

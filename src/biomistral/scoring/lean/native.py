@@ -12,9 +12,10 @@ from biomistral.loops.native import Loops, has_feature
 
 SIGNATURES = {"normalise": "vviFifviF", "gate": "viivi", "place": "viiiiFFiFFifvvvF"}
 SIGNATURES |= dict.fromkeys(("attend_by_tiles", "attend_by_loops"), "vvviviIiIIIiiiiiifiF")
+SIGNATURES |= dict.fromkeys(("weigh_4", "weigh_8"), "BFFiiiiiiv")
 """Arguments of every loop in `entries`, by `Loops`' letters."""
 
-_SOURCES = ("entries", "attention", "pointwise", "products")
+_SOURCES = ("entries", "attention", "pointwise", "products", "weights")
 _LOOPS = Loops("biomistral.scoring.lean.entries", SIGNATURES, [Path(__file__).parent / f"{name}.py" for name in _SOURCES])
 
 
