@@ -90,7 +90,7 @@ def test_a_language_that_is_not_there(tmp_path: Path) -> None:
         build(release(tmp_path / "data.zip"), tmp_path / "out", "de")
     with pytest.raises(UserError, match=r"language 'en': .* have a test in none"):
         bioinstructqa.of_language([], "en")
-    with pytest.raises(UserError, match="only those of bioinstructqa, mmmlu and global_mmlu are"):
+    with pytest.raises(UserError, match="only those of bioinstructqa, mmmlu, global_mmlu and xmedbench are"):
         parse(BenchmarkSettings, {"suite": "mmlu_medical", "files": ["x"], "language": "fr"}, "recipe")
 
 

@@ -18,10 +18,12 @@ from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.models.load import load_tokenizer
 from biomistral.recipe import canonical_hash
 from biomistral.records import Question, read_rows, write_questions
+from biomistral.reporting.apart import languages_of
 from biomistral.reporting.compare import compare
 from biomistral.reporting.ensemble import ensemble
 from biomistral.reporting.results import read_results
 from biomistral.reporting.settings import ReportSettings
+from biomistral.reporting.words import points
 from biomistral.run import execute
 from biomistral.scoring.prompts import PROTOCOLS, build_prompt
 from tiny import make_model
@@ -235,6 +237,55 @@ def test_what_works_on_answers_tells_languages_apart(place: Path, rows: list[dic
     assert compared["overall", "overall"]["n"] == 48
     with pytest.raises(UserError, match="the questions differs"):
         compare(place / "one", [run_of(place, "english")])
+
+
+def test_languages_measured_apart_are_paired_as_if_asked_together(place: Path, capsys: pytest.CaptureFixture[str],
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    run(place, "both", "pt", "zh", protocols=["letters-0shot", "cloze-sum"])
+    english = run_of(place, "apart-en")
+    for language in ("pt", "zh"):
+        run(place, f"apart-{language}", benchmark=str(place / f"{language}.parquet"), protocols=["letters-0shot"])
+    folders = [place / f"apart-{language}" for language in ("pt", "zh")]
+    expected = results(place, "both")["protocols"]["letters-0shot"]["languages"]
+    found = languages_of(read_results(english).runs["letters-0shot"],
+                         [one for folder in folders for one in read_results(folder).runs.values()])
+    assert {name: one["gap"] for name, one in found.items()} == {name: one["gap"] for name, one in expected.items()}
+    assert {name: one["overall"]["accuracy"] for name, one in found.items()} == {
+        name: one["overall"]["accuracy"] for name, one in expected.items()}
+
+    made = {(row["model"], row["kind"], row["scope"]): row for row in compare(english, folders)}
+    gap = expected["zh"]["gap"]
+    for scope, one in (("overall", gap["overall"]), *gap["tasks"].items()):
+        row = made["pico in zh", "overall" if scope == "overall" else "task", scope]
+        assert {name: row[name] for name in ("n", "difference", "low", "high", "p", "p_holm")} == {
+            name: one[name] for name in ("n", "difference", "low", "high", "p", "p_holm")}
+        assert row["baseline_accuracy"] == one["english"]
+    monkeypatch.setattr(sys, "argv", ["biomistral", "compare", str(english), *map(str, folders)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "letters-0shot: pico in pt minus pico in en, same questions" in capsys.readouterr().out
+
+    execute(ReportSettings.model_validate({"results": list(map(str, (folders[0], english, folders[1])))}), place / "apart-site")
+    page = lxml_html.fromstring((place / "apart-site" / "languages.html").read_text(encoding="utf-8"))
+    heads = [cell.text for cell in page.xpath("//table[@class='map']")[0].xpath("./thead//th")]
+    assert heads == ["Model", "en", "pt", "zh"]
+    gap = expected["zh"]["gap"]["overall"]["difference"]
+    assert points(gap) in page.xpath("//table[@class='map']")[0].text_content()
+
+
+def test_languages_measured_apart_that_cannot_be_paired_are_refused_in_a_line(place: Path) -> None:
+    english = run_of(place, "apart-en")
+    write_questions(place / "strange.parquet", [one.model_copy(update={"id": f"x{one.id}"}) for one in questions("pt")])
+    changed = [one.model_copy(update={"answer": "A"}) if one.id == "organs-6" else one for one in questions("pt")]
+    write_questions(place / "changed.parquet", changed)
+    for name, first, message in (("strange", False, "nothing to compare: the benchmark differs"),
+                                 ("changed", False, "question 'organs-6' has 4 options and answer A, in .* answer C"),
+                                 ("pt", True, "name the folder with the English questions first")):
+        run(place, f"apart-{name}", benchmark=str(place / f"{name}.parquet"), protocols=["letters-0shot"])
+        folders = [english, place / f"apart-{name}"]
+        with pytest.raises(UserError, match=message) as caught:
+            compare(folders[first], [folders[not first]])
+        assert "\n" not in str(caught.value)
 
 
 def spoilt(**changes: Any) -> list[Question]:

@@ -323,7 +323,7 @@ def test_settings_say_what_a_suite_is_built_from(tmp_path: Path) -> None:
 
 def test_what_can_be_built_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     app(["benchmark", "list", "--json"], standalone_mode=False)
-    translated = {"bioinstructqa", "mmmlu", "global_mmlu"}
+    translated = {"bioinstructqa", "mmmlu", "global_mmlu", "xmedbench"}
     rows = {row["task"]: row for row in json.loads(capsys.readouterr().out) if not translated & {*row["suites"]}}
     assert rows["medmcqa"] == {"suites": ["biomistral"], "task": "medmcqa", "licence": "MIT", "paper": "arXiv 2203.14371",
                                "hub": "hub:datasets/openlifescienceai/medmcqa",

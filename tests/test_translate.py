@@ -363,6 +363,7 @@ def test_apertium_translates_line_by_line_and_translates_back(home):
     context = "The patient has pain.\n\n[10 mg] ^odd$ {signs} @here/there <b>bold</b> \\n.  " + "The heart is red. " * 300
     organs = question("organs", stem="Which organ stores the bile?", options=("Appendix", "Gallbladder", "Spleen"))
     stems = [f"Which nerve passes through hole {number} of the skull?" for number in range(3)]
+    stems[0] += " A 71-year-old woman has a 5-day history of pain."
     suite = bench(home, organs, *(question(f"q{number}", context=context, stem=stem) for number, stem in enumerate(stems)))
     artifact = execute(TranslateSettings(engine="apertium", benchmark=suite, to="es"), home / "es", Machine(workers=2))
     texts = {one["id"]: one for one in to_review(home / "es").values()}
@@ -373,6 +374,8 @@ def test_apertium_translates_line_by_line_and_translates_back(home):
     assert "nervio facial" in said
     assert "El paciente tiene dolor.\\n\\n[10 mg]" in said
     assert "[10 mg] ^odd$ {" in said
+    assert "mujer de 71 años" in said
+    assert "historia de 5 días" in said
     facts = artifact.manifest["facts"]["translation"]
     assert facts["back_translation"]["engine"] == "apertium"
     assert facts["pieces"]["made"] < 40, "the same sentence is translated once"

@@ -71,10 +71,18 @@ def bench(folder, questions):
     return folder / "questions.parquet"
 
 
-def run(place, suite, out, use=None, **changes):
+def read_manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())["facts"]["translation"]
+
+
+def run(place, suite, out, use=None, servers=None, cache=None, first_estimate=True, **changes):
     settings = TranslateSettings(**{"engine": "api", "url": place.url, "model": "words", "benchmark": str(suite), "to": "pt",
                                     **changes})
-    return execute(settings, out, Machine(requests={"concurrency": 8, **(use or {})}))
+    machine = Machine(requests={"concurrency": 8, **(use or {})}, second=servers or {}, cache=str(cache or ""))
+    with pytest.MonkeyPatch.context() as patch:
+        if not first_estimate:  # as if the estimate had been too low
+            patch.setattr("biomistral.translation.desk.Desk.foresee", lambda *_: None)
+        return execute(settings, out, machine)
 
 
 def sound(out):
@@ -207,6 +215,70 @@ def test_a_reached_budget_stops_in_one_line_and_pays_only_for_what_is_missing(ho
     facts = artifact.manifest["facts"]["translation"]
     assert facts["cost"] == pytest.approx((facts["prompt_tokens"] + facts["completion_tokens"]) / 1000)
     assert len(sound(home / "pt")) == 12
+
+
+def words(tasks, count=4):
+    return [question(10 * place + number, id=f"{task}-{number}", task=task) for place, task in enumerate(tasks)
+            for number in range(count)]
+
+
+def test_a_reached_budget_leaves_what_is_finished_if_asked_to_and_says_how_to_go_on(home, monkeypatch):
+    monkeypatch.setattr("biomistral.translation.stage._AT_ONCE", 4)
+    suite = bench(home, words(("nerves", "bones", "signs")))
+    prices = {"price_in": 1000, "price_out": 1000, "concurrency": 2}
+    with serving() as place:
+        run(place, suite, home / "all", use=prices)
+        cost = read_manifest(home / "all")["cost"]
+    with serving() as place:
+        with pytest.raises(UserError, match=r"^--max-cost .* [48] of 12 questions are finished, for [\d.]+, and \d+ answers are "
+                                            "remembered: with a higher --max-cost the same command goes on; with --partial"):
+            run(place, suite, home / "pt", use={**prices, "max_cost": 0.97 * cost}, cache=home / "own", first_estimate=False)
+        assert not (home / "pt").exists()
+        run(place, suite, home / "pt", use={**prices, "max_cost": 0.97 * cost}, cache=home / "own", partial=True)
+        assert place.twice() == []
+        kept = sound(home / "pt")
+        facts = read_manifest(home / "pt")
+        assert facts["partial"] == {"finished": len(kept), "of": 12}
+        assert list(kept) == [one.id for one in words(("nerves", "bones", "signs"))][:len(kept)]
+        assert len(kept) in (4, 8)
+        assert facts["cost"] <= 0.97 * cost
+        assert json.loads((home / "pt" / "benchmark.json").read_text())["partial"] == facts["partial"]
+        run(place, suite, home / "whole", use={**prices, "max_cost": 4 * cost}, cache=home / "own")
+        assert place.twice() == []
+    assert len(sound(home / "whole")) == 12
+    assert read_manifest(home / "whole")["partial"] is None
+
+
+def test_nothing_finished_makes_no_partial_benchmark(home):
+    with serving() as place, pytest.raises(UserError, match=r"0 of 4 questions are finished, for 0, and 0 answers"):
+        run(place, bench(home, words(("nerves",))), home / "pt", {"price_in": 1e6, "price_out": 1e6, "max_cost": 1}, partial=True)
+    assert not (home / "pt").exists()
+
+
+def test_two_servers_have_keys_and_prices_of_their_own_and_one_cap(home, monkeypatch):
+    monkeypatch.setenv("BIOMISTRAL_API_KEY", "first")
+    monkeypatch.setenv("OTHER", "second")
+    suite = bench(home, [question(0), question(1)])
+    with serving(said={"1": "always:number"}, key="first") as place, serving(key="second") as other:
+        options = {"attempts": 1, "back_translation": False, "second": {"engine": "api", "url": other.url, "model": "better"}}
+        with pytest.raises(UserError, match=r"HTTP 401.*BIOMISTRAL_SECOND_API_KEY"):
+            run(place, suite, home / "pt", **options)
+        run(place, suite, home / "pt", {"price_in": 10, "price_out": 10}, {"key_env": "OTHER", "price_in": 1000}, **options)
+        first, second = ([json.loads(body) for body in one.answered()] for one in (place, other))
+    assert (len(first), len(second)) == (2, 1)
+    facts = read_manifest(home / "pt")
+    assert facts["cost"] > 10 * (facts["prompt_tokens"] + facts["completion_tokens"]) / 1e6
+    assert sound(home / "pt")["q1"].meta["translation"]["model"] == "better"
+
+
+def test_a_second_engine_that_is_not_named_is_asked_for(home, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["biomistral", "benchmark", "translate", str(bench(home, [question(0)])), "--to", "pt",
+                                      "--engine", "apertium", "--second-url", "http://localhost:1/v1", "--out", str(home / "pt")])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err.strip()
+    assert "url is given, but no engine: name that too (--second-engine)" in said
+    assert "\n" not in said
 
 
 def test_a_missing_key_is_said_in_one_line(home, capsys, monkeypatch):

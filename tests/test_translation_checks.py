@@ -177,3 +177,31 @@ def test_amounts_of_money_comparisons_and_names_of_societies_are_no_faults() -> 
     source = {"stem": "The Acute Physiology and Chronic Health Evaluation of those <70 and >80 years cost $15 and $20."}
     said = {"stem": "La Acute Physiology and Chronic Health Evaluation de los de <70 y >80 años costó $15 y $20."}
     assert find_faults(source, said, "es") == []
+
+
+@pytest.mark.parametrize(("english", "spanish"), [
+    ("Metastasis to the liver and small intestine", "Metástasis hepática e intestino delgado afectado"),
+    ("Two or three canal openings without visible connections", "Dos o tres aperturas de canal sin conexiones visibles"),
+    ("Blocking conductance of Na+ from exterior to interior", "Bloqueo de conductancia de Na+ de exterior a interior"),
+    ("All of these can be seen except:", "Pueden verse todos estos, exceptuando:"),
+    ("Ratio of no. of deaths to births", "Proporción del número de muertes y nacimientos"),
+    ("It can be used safely", "Puede utilizarse sin peligro"),
+    ("Olanzapine-fluoxetine combination", "Combinación olanzapina-fluoxetina"),
+    ("LDL-cholesterol of 130 mg/dL", "Colesterol-LDL de 130 mg/dL"),
+    ("Alpha-1 agonist of CD15-positive cells", "Agonista alfa-1 de células positivas para CD15"),
+    ("5.5 million/mm3 and 800 cells/mm3", "5,5 millones/mm3 y 800 células/mm3"),
+    ("Glucose-6-phosphatase", "Glucosa-6-fosfatasa"), ("20-40 μ", "20-40 μ"),
+    ("A cost of £30\u2009000/QALY", "Un coste de 30 000 £/QALY"), ("A cost of 30\u00a0000", "Un coste de 30\u202f000"),
+])
+def test_short_texts_that_are_sound(english: str, spanish: str) -> None:
+    assert find_faults({"A": english}, {"A": spanish}, "es") == []
+
+
+@pytest.mark.parametrize(("english", "spanish", "check"), [
+    ("Multiple endocrine neoplasia 2A", "Neoplasia endocrina múltiple 2Un", "name"),
+    ("A 50 kg adult", "Un 50 adulto de kg", "unit"),
+    ("Ratio of no. of deaths, not of births", "Proporción de muertes", "negation"),
+    ("CD4+T-lymphocyte count", "Recuento de linfocitos T", "name"),
+])
+def test_short_texts_that_are_not(english: str, spanish: str, check: str) -> None:
+    assert check in {fault.check for fault in find_faults({"A": english}, {"A": spanish}, "es")}

@@ -128,9 +128,10 @@ def _collect(fields: dict[tuple[str, ...], FieldInfo], values: dict[str, Any]) -
     return data
 
 
-def parameters_of(model: type[Settings]) -> list[inspect.Parameter]:
-    """The fields of settings of the machine, as options for ``common``."""
-    return [_parameter(path, field, (), many=False) for path, field in _flat_fields(model)]
+def parameters_of(model: type[Settings], prefix: str = "") -> list[inspect.Parameter]:
+    """The fields of settings of the machine, as options for ``common``; ``prefix``: in front of their flags."""
+    before = (prefix,) if prefix else ()
+    return [_parameter(path, field, (_flag((*before, *path), field),), many=False) for path, field in _flat_fields(model)]
 
 
 def command_for(model: type[StageSettings], run: Callable[..., None], common: list[inspect.Parameter],

@@ -73,6 +73,19 @@ class Requests(Settings):
         return self
 
 
+class SecondServer(Settings):
+    """What is a second server's own, where a stage asks two; prices that are not given are the first's. Its key is never: a key
+    goes to the server that it is for."""
+
+    price_in: float | None = Field(None, ge=0, description="price of a million prompt tokens of the second server")
+    price_out: float | None = Field(None, ge=0, description="price of a million tokens of its answers")
+    key_env: str = Field("BIOMISTRAL_SECOND_API_KEY", description="environment variable that holds the second server's key")
+
+    def of(self, first: Requests) -> Requests:
+        """How the second server is asked."""
+        return first.model_copy(update={name: value for name, value in self.model_dump().items() if value is not None})
+
+
 class Machine(Settings):
     """How work is done on this machine. Never part of a key: results do not depend on it."""
 
@@ -87,6 +100,7 @@ class Machine(Settings):
     speed: bool = Field(False, description="measure a quantised model's memory and speed too, in processes of their own")
     cache: str = Field("", description="folder in which answers are kept and found again, by the hashes of weights and prompts")
     requests: Requests = Field(default_factory=Requests, description="how a server is asked")
+    second: SecondServer = Field(default_factory=SecondServer, description="what is another server's own")
 
 
 class Recipe(Settings):

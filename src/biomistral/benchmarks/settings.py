@@ -7,7 +7,8 @@ from pydantic import Field, StringConstraints, model_validator
 from biomistral.recipe import Input, Settings, StageSettings
 
 Level = Literal["easy", "medium", "hard"]
-Suite = Literal["medconceptsqa", "biomistral", "bioinstructqa", "mmlu_medical", "mmmlu", "global_mmlu", "truthfulqa"]
+Suite = Literal["medconceptsqa", "biomistral", "bioinstructqa", "mmlu_medical", "mmmlu", "global_mmlu", "xmedbench",
+                "truthfulqa"]
 Vocabulary = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -48,7 +49,8 @@ class BenchmarkSettings(StageSettings):
         "files of the published benchmarks, zip archives or folders of them, as their authors or the hub have them (all suites "
         "but medconceptsqa)"))
     language: str = Field("en", pattern="^[a-z]{2}$", description=(
-        "bioinstructqa, mmmlu, global_mmlu: language of the test (ISO 639-1); bioinstructqa has English shots beside it"))
+        "bioinstructqa, mmmlu, global_mmlu, xmedbench: language of the test (ISO 639-1); bioinstructqa has English shots beside "
+        "it"))
     vocabularies: dict[Vocabulary, Input] = Field(
         {"ICD10CM": Input("embedded:icd10cm"), "ICD9CM": Input("embedded:icd9cm"), "ICD10PROC": Input("embedded:icd10pcs")},
         min_length=1, description="name of each vocabulary and the file of its codes (csv with code,parent_code,name or "
@@ -65,9 +67,9 @@ class BenchmarkSettings(StageSettings):
             how = ("code lists (vocabularies), not from files" if self.files
                    else "published files: name them, or the folder they lie in, with files")
             raise ValueError(f"suite {self.suite} is built from {how}")
-        if self.language != "en" and self.suite not in ("bioinstructqa", "mmmlu", "global_mmlu"):
-            raise ValueError(f"language = '{self.language}': of the published files only those of bioinstructqa, mmmlu and "
-                             "global_mmlu are translated")
+        if self.language != "en" and self.suite not in ("bioinstructqa", "mmmlu", "global_mmlu", "xmedbench"):
+            raise ValueError(f"language = '{self.language}': of the published files only those of bioinstructqa, mmmlu, "
+                             "global_mmlu and xmedbench are in others")
         if len(set(self.levels)) < len(self.levels):
             raise ValueError(f"levels = {list(self.levels)} names a level twice")
         if len({name.lower() for name in self.vocabularies}) < len(self.vocabularies):

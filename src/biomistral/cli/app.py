@@ -17,6 +17,7 @@ from biomistral.cli.chat import chat_command
 from biomistral.cli.common import (
     COMMON,
     REQUESTS,
+    SECOND,
     Cache,
     Device,
     Executor,
@@ -31,6 +32,7 @@ from biomistral.cli.common import (
     parameter,
     requests_in,
     run_stage,
+    second_in,
     with_options,
 )
 from biomistral.cli.corpus import corpus_app
@@ -106,7 +108,7 @@ def _run_report(settings: StageSettings, out: Path, **common: Any) -> None:
 
 
 def _run_translation(settings: StageSettings, out: Path, **common: Any) -> None:
-    common["requests"] = requests_in(common)
+    common |= {"requests": requests_in(common), "second": second_in(common)}
     run_stage(settings, out, **common)
     if not common["as_json"]:
         print(f"to review: {(out / 'review.html').absolute().as_uri()}")
@@ -144,7 +146,7 @@ add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")
 _TRAINING = [*COMMON, parameter("log_to", LogTo, ()), parameter("ignore_memory", IgnoreMemory, False)]
 add_stage(benchmark_app, "translate", "translate", _run_translation,
-          common=[*COMMON, parameter("cache", TranslationCache, ""), *REQUESTS])
+          common=[*COMMON, parameter("cache", TranslationCache, ""), *REQUESTS, *SECOND])
 add_stage(app, "pretrain", "pretrain", common=_TRAINING)
 add_stage(app, "finetune", "finetune", common=_TRAINING)
 add_quantize(app)

@@ -10,7 +10,7 @@ import typer
 
 from biomistral import ranks
 from biomistral.options import command_for, parameters_of
-from biomistral.recipe import Machine, Requests, StageSettings, parse
+from biomistral.recipe import Machine, Requests, SecondServer, StageSettings, parse
 from biomistral.run import execute, settings_class
 
 Json = Annotated[bool, typer.Option("--json", help="print machine-readable results on stdout")]
@@ -38,6 +38,7 @@ def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty
 COMMON = [parameter("out", Out), parameter("device", Device, "auto"), parameter("workers", Workers, 0),
            parameter("overwrite", Overwrite, False), parameter("as_json", Json, False)]
 
+SECOND = [one.replace(name=f"second_{one.name}") for one in parameters_of(SecondServer, "second")]
 REQUESTS = parameters_of(Requests)
 """How a server is asked, for the commands that ask one; `requests_in` takes their values."""
 
@@ -45,6 +46,11 @@ REQUESTS = parameters_of(Requests)
 def requests_in(options: dict[str, Any]) -> dict[str, Any]:
     """Take the values of ``REQUESTS`` out of a command's options."""
     return {name: options.pop(name) for name in Requests.model_fields}
+
+
+def second_in(options: dict[str, Any]) -> dict[str, Any]:
+    """Likewise of ``SECOND``."""
+    return {name: options.pop(f"second_{name}") for name in SecondServer.model_fields}
 
 
 def with_options(command: Callable[..., None], more: list[inspect.Parameter]) -> Callable[..., None]:
@@ -68,11 +74,12 @@ def emit(data: Any, text: str, as_json: bool) -> None:
 
 def run_stage(settings: StageSettings, out: Path, device: str, workers: int, overwrite: bool, as_json: bool,
               executor: Literal["local", "ray"] = "local", log_to: Sequence[Any] = (), ignore_memory: bool = False,
-              speed: bool = False, requests: dict[str, Any] | None = None, cache: str = "") -> None:
+              speed: bool = False, requests: dict[str, Any] | None = None, second: dict[str, Any] | None = None,
+              cache: str = "") -> None:
     """Make an artifact, and say what it holds."""
     artifact = execute(settings, out, machine(device=device, workers=workers, overwrite=overwrite, executor=executor,
                                               log_to=log_to, ignore_memory=ignore_memory, speed=speed, requests=requests or {},
-                                              cache=cache))
+                                              second=second or {}, cache=cache))
     summary = {"kind": artifact.kind, "key": artifact.key, "folder": str(artifact.path),
                "counts": artifact.manifest["counts"], "facts": artifact.manifest["facts"]}
     counts = ", ".join(f"{name} {value}" for name, value in summary["counts"].items() if not isinstance(value, dict))

@@ -1,10 +1,15 @@
 """What was asked and what it costs: an estimate before, an account meanwhile, and a cap that is never passed."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from biomistral.errors import UserError
 from biomistral.recipe import Requests
+
+
+class BudgetError(UserError):
+    """What may be spent is spent, or would be passed: nothing is wrong, and what was answered stands."""
+
 
 _BYTES_A_TOKEN = 3
 """Of English about 4.4, of medical English 3.7, of other alphabets 2 to 4 (UTF-8): an estimate that is rather too high."""
@@ -39,6 +44,8 @@ class Account:
     unanswered: int = 0
     unanswered_cost: float = 0.0
     note: Note = _nobody
+    others: list["Account"] = field(default_factory=list)
+    """Accounts of other servers that the same cap holds for."""
 
     @classmethod
     def of(cls, use: Requests) -> "Account":
@@ -47,6 +54,17 @@ class Account:
     @property
     def priced(self) -> bool:
         return self.price_in is not None or self.price_out is not None
+
+    def beside(self, use: Requests) -> "Account":
+        """The account of another server, with its own prices and the same cap."""
+        other = Account(use.price_in, use.price_out, use.max_cost, others=[self])
+        self.others.append(other)
+        return other
+
+    @property
+    def total(self) -> float:
+        """What is spent of the cap."""
+        return self.spent + sum(other.spent for other in self.others)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * (self.price_in or 0) + completion_tokens * (self.price_out or 0)) / 1e6
@@ -76,12 +94,12 @@ class Account:
         """Set the cost of one more request aside; False: it has to wait for what others in flight really cost.
 
         Raises:
-            UserError: with this request the cap would be passed.
+            BudgetError: with this request the cap would be passed.
         """
-        if self.cap is not None and self.spent + cost > self.cap:
-            raise UserError(f"--max-cost {self.cap:g}: {self.spent:.4g} is spent, and the next request may cost {cost:.4g}; what "
-                            "was answered is kept: raise the cap, or ask fewer, and run again")
-        if self.cap is not None and self.spent + self.in_flight + cost > self.cap:
+        if self.cap is not None and self.total + cost > self.cap:
+            raise BudgetError(f"--max-cost {self.cap:g}: {self.total:.4g} is spent, and the next request may cost {cost:.4g}; "
+                              "what was answered is kept: raise the cap, or ask fewer, and run again")
+        if self.cap is not None and self.total + self.in_flight + cost > self.cap:
             return False
         self.in_flight += cost
         return True
@@ -94,14 +112,14 @@ class Account:
         """In words, what requests of so many (prompt, answer) tokens will take at most.
 
         Raises:
-            UserError: they would pass the cap.
+            BudgetError: they would pass the cap.
         """
         found = list(tokens)
         into, out = sum(one for one, _ in found), sum(other for _, other in found)
         cost = self.cost(into, out)
-        if self.cap is not None and self.spent + cost > self.cap:
-            before = f", and {self.spent:.4g} is spent" if self.spent else ""
-            raise UserError(f"--max-cost {self.cap:g}: {len(found):,} requests may cost {cost:.4g} ({into:,} prompt tokens, "
+        if self.cap is not None and self.total + cost > self.cap:
+            before = f", and {self.total:.4g} is spent" if self.total else ""
+            raise BudgetError(f"--max-cost {self.cap:g}: {len(found):,} requests may cost {cost:.4g} ({into:,} prompt tokens, "
                             f"{out:,} of answers, estimated){before}; ask fewer (--limit), or raise the cap")
         priced = f"may cost {cost:.4g}" if self.priced else "no prices given"
         return f"{len(found):,} requests, about {into:,} prompt tokens, at most {out:,} of answers: {priced}"

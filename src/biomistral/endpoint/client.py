@@ -1,7 +1,6 @@
 """One request at a time until it is answered: what may pass is tried again, what will not ends in one line."""
 
 import asyncio
-import itertools
 import ssl
 import time
 from collections.abc import Callable
@@ -27,9 +26,6 @@ _FIRST_TRIES = 3
 """Where nobody listens, and nothing was ever answered: a mistyped URL is said after two seconds, not after two minutes."""
 
 _SAY_EVERY_SECONDS = 10.0
-_POOL = 50
-"""Requests in flight a pool of connections: a pool looks at all of its connections whenever one is taken or given back."""
-
 
 class RefusedError(Exception):
     """The server says that this very request is wrong: asked again, it would say so again."""
@@ -84,9 +80,10 @@ class Client:
         self._pools = [httpx2.AsyncClient(
             timeout=None, follow_redirects=False, verify=trusted,  # a redirect would take the key along
             headers={"User-Agent": f"biomistral/{__version__}", **place.headers()},
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=2 * _POOL))
-            for _ in range(-(-use.concurrency // _POOL))]
-        self._next_pool = itertools.cycle(self._pools)
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=1))
+            for _ in range(use.concurrency)]
+        self._idle = list(self._pools)
+        """One connection each: a pool looks at all of its own whenever one is taken or given back."""
 
     async def __aenter__(self) -> "Client":
         return self
@@ -163,13 +160,16 @@ class Client:
 
     async def _once(self, request: Request) -> Reply:
         started = time.perf_counter()
+        pool = self._idle.pop()
         try:
             async with asyncio.timeout(self.use.timeout):
-                answer = await next(self._next_pool).post(f"{self.place.url}/{request.route}", json=request.body)
+                answer = await pool.post(f"{self.place.url}/{request.route}", json=request.body)
         except TimeoutError as error:
             raise _AgainError(f"no answer within {self.use.timeout:g} s (--timeout)", lost=True) from error
         except httpx2.TransportError as error:
             raise self._unreached(error) from error
+        finally:
+            self._idle.append(pool)
         self._judge(request, answer)
         try:
             data = answer.json()

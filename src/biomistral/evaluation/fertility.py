@@ -6,9 +6,9 @@ Sources: Rust et al. (2021, arXiv 2012.15613) for fertility; Petrov et al. (2023
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from biomistral.evaluation.languages import ENGLISH
 from biomistral.models.tokens import Tokenizer
 from biomistral.records import Question
+from biomistral.scoring.gaps import ENGLISH
 from biomistral.scoring.tally import Row, identity, split_by
 
 WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my", "bo", "dz")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
+from biomistral.reporting.apart import alike, gap_rows
 from biomistral.reporting.pairwise import SIGNIFICANT
 from biomistral.reporting.results import Run, read_results
 from biomistral.seeds import seed
@@ -88,7 +89,8 @@ def boards(runs: Sequence[Run]) -> list[list[Run]]:
 
 def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:
     """Each of the other results folders minus the first, per shared protocol: overall, each group and each task. ``p_holm`` is
-    corrected for the number of models that are compared over the same questions.
+    corrected for the number of models that are compared over the same questions. A folder of the same model with translations of
+    the first's English questions is compared with these.
 
     Raises:
         UserError: a folder cannot be read, or has no protocol on the same questions in common with the first.
@@ -102,6 +104,7 @@ def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:
                   "definition_hash": before.summary.definition_hash, "baseline": before.model.name, "model": after.model.name,
                   "folder": str(after.folder), **asdict(own[place])}
                  for place, after in enumerate(found) for own in differences.values()]
+        rows += gap_rows(before, [run for result in new for run in result.runs.values()])
     compared = {row["folder"] for row in rows}
     for result in new:
         if str(result.artifact.path) not in compared:
@@ -126,6 +129,9 @@ def scopes(run: Run) -> list[tuple[str, str]]:
 def _why(run: Run, others: dict[str, Run]) -> str:
     """The first thing in which two results folders differ that forbids comparing them."""
     other = others.get(run.protocol) or next(iter(others.values()))
+    there, here = (one.questionnaire.languages.names for one in (other, run))
+    if alike(run, other) and "en" in there and "en" not in here:
+        return "languages are compared with English; name the folder with the English questions first"
     for part, mine, theirs in zip(_BOARD_PARTS, run.board, other.board, strict=True):
         if mine != theirs:
             return f"the {part} differs ({_short(mine)} and {_short(theirs)}); evaluate both the same way"
@@ -142,9 +148,10 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
     lines, last = [], None
     for row in rows:
         several = row["compared"] > 1
-        if (row["protocol"], row["folder"]) != last:
-            last = row["protocol"], row["folder"]
-            lines += [f"{row['benchmark']}, {row['protocol']}: {row['model']} minus {row['baseline']}, same questions",
+        if (row["protocol"], row["folder"], row["model"]) != last:
+            last = row["protocol"], row["folder"], row["model"]
+            lines += [f"{row['benchmark']}, {row['protocol']}: {row['model']} minus {row['baseline']}, same questions"
+                      f"{_alone(row)}",
                       f"  {'':24} {'n':>6} {'first':>7} {'second':>7} {'difference':>11}  {'95 % interval':17} {'p (exact)':>9} "
                       f"{'p (Holm)  ' if several else ''}{'detectable':>10}"]
         interval = f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
@@ -155,6 +162,11 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(f"  {row['scope'][:24]:24} {row['n']:6,} {accuracies} {100 * row['difference']:+11.1f}  {interval:17} "
                      f"{row['p']:9.2g} {corrected}{_points(row['detectable']):>10}{mark}")
     return "\n".join(lines)
+
+
+def _alone(row: dict[str, Any]) -> str:
+    number = row.get("without_twin", 0)
+    return f" ({number:,} more have no English one)" if number else ""
 
 
 def _points(difference: float | None) -> str:

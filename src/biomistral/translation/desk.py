@@ -25,7 +25,7 @@ class Order:
 
 @dataclass
 class Desk:
-    """``remembered`` and ``made`` count pieces that were known and pieces that were asked for."""
+    """``remembered`` and ``made`` count pieces that were known and pieces that were asked for; ``kept`` is both."""
 
     memory: Memory
     run: str
@@ -45,6 +45,27 @@ class Desk:
         return [joined([part for part, _ in plan], [answers[key] for key in own], list(order.fields), order.source, order.target)
                 for order, plan, own in zip(orders, plans, keys, strict=True)]
 
+    @property
+    def kept(self) -> int:
+        return self.remembered + self.made
+
+    def foresee(self, engine: Engine, orders: Sequence[Order]) -> None:
+        """Say what an engine will take for what is not remembered.
+
+        Raises:
+            UserError: see `Engine.foresee`.
+        """
+        pieces = [_piece(order, part.fields) for order in orders for part in cut(order.fields, engine)]
+        wanted = {self._key(engine, piece): piece for piece in pieces}
+        known = self.memory.get(wanted) if not engine.by_item else {}
+        self._say(engine, [piece for key, piece in wanted.items() if key not in known], len(known))
+
+    @staticmethod
+    def _say(engine: Engine, pieces: Sequence[Piece], known: int) -> None:
+        if pieces:
+            log.info("%s: %s%s", engine.identity["engine"], engine.foresee(pieces),
+                     f" ({known:,} were translated before)" if known else "")
+
     @staticmethod
     def _key(engine: Engine, piece: Piece) -> str:
         return key_of(engine, piece) if not engine.by_item else "\x1f".join(piece.item)
@@ -56,15 +77,14 @@ class Desk:
         self.remembered += len(found)
         if not pieces:
             return found
-        known = f" ({len(found):,} were translated before)" if found else ""
-        log.info("%s: %s%s", engine.identity["engine"], engine.foresee(pieces), known)
+        self._say(engine, pieces, len(found))
         with bar(f"{engine.identity['engine']} to {pieces[0].target}", len(pieces)) as progress:
             def deliver(piece: Piece, answer: Answer) -> None:
                 key = names[id(piece)]
                 found[key] = answer
                 self.made += 1
                 if not engine.by_item:
-                    self.memory.put(key, answer, self.run)
+                    self.memory.put(key, answer, self.run + engine.purse)
                 progress.advance()
 
             engine.translate(pieces, deliver)

@@ -49,6 +49,8 @@ class Engine(ABC):
     """Whether the fields of a question go in one piece; else each sentence is a piece."""
     rewords: bool = False
     """Whether asking again, with the reasons, can give another answer."""
+    purse: str = ""
+    """Which of the account's servers is paid for its answers ("": the first)."""
     by_item: bool = False
     """Whether translations are looked up by question, not made: nothing to remember, and nobody to translate back."""
     longest: int = 600

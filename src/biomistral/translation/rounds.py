@@ -37,6 +37,8 @@ class Job:
     best: Attempt | None = None
     last: tuple[Reason, ...] = ()
     tries: int = 0
+    finished: bool = False
+    """Whether all that was to be tried was tried."""
 
     @property
     def source(self) -> Fields:
@@ -62,14 +64,28 @@ class Rounds:
     back: Engine | None
     language: str
     attempts: int
+    at_once: int = 0
+    """Questions that go through all rounds before the next ones are begun; 0: all of them."""
+    all_or_none: bool = False
+    """Whether nothing is begun where the first engine may cost too much for all."""
     account: list[dict[str, Any]] = field(default_factory=list)
-    """A row a round: engine, wording, how many were asked for and how many of them became sound."""
+    """A row an engine and wording: how many were asked for and how many of them became sound."""
 
     def run(self, jobs: Sequence[Job]) -> None:
         """
         Raises:
-            UserError: an engine cannot be used, or the budget is reached; what was translated is remembered.
+            BudgetError: what may be spent is spent; jobs that are done by then are ``finished``.
+            UserError: an engine cannot be used; what was translated is remembered.
         """
+        size = self.at_once or len(jobs)
+        if self.all_or_none:
+            self.desk.foresee(self.forward[0], [self._order(job, 0) for job in jobs if not job.sound])
+        for start in range(0, len(jobs), size):
+            self._run(jobs[start:start + size])
+            for job in jobs[start:start + size]:
+                job.finished = True
+
+    def _run(self, jobs: Sequence[Job]) -> None:
         for engine in self.forward:
             for wording in range(self.attempts if engine.rewords else 1):
                 asked = [job for job in jobs if not job.sound]
@@ -86,9 +102,15 @@ class Rounds:
             job.take(Attempt(fields, back, tuple(self._judged(job, fields, faults, back)), about))
         sound = sum(job.sound for job in jobs)
         name = engine.identity["engine"]
-        self.account.append({"engine": name, "model": engine.identity.get("model"), "attempt": wording + 1, "asked": len(jobs),
-                             "sound": sound})
+        self._enter({"engine": name, "model": engine.identity.get("model"), "attempt": wording + 1}, len(jobs), sound)
         log.info("%s%s: %d of %d sound", name, f", attempt {wording + 1}" if wording else "", sound, len(jobs))
+
+    def _enter(self, who: dict[str, Any], asked: int, sound: int) -> None:
+        row = next((row for row in self.account if who.items() <= row.items()), None)
+        if row is None:
+            self.account.append(row := {**who, "asked": 0, "sound": 0})
+        row["asked"] += asked
+        row["sound"] += sound
 
     def _order(self, job: Job, wording: int) -> Order:
         told = tuple(f"{reason.field or 'reply'}: {reason.check}: {reason.detail}" for reason in job.last) if wording else ()

@@ -28,8 +28,13 @@ class Translator(Settings):
 
     @model_validator(mode="after")
     def _told(self) -> "Translator":
+        if self.engine is None:
+            idle = [name for name in ("model", "url", "body", "translations") if getattr(self, name)]
+            if idle:
+                raise ValueError(f"{idle[0]} is given, but no engine: name that too (--second-engine)")
+            return self
         needs = {"api": ("model", "url"), "transformers": ("model",), "ctranslate2": ("model",), "import": ("translations",)}
-        own = needs.get(self.engine or "", ())
+        own = needs.get(self.engine, ())
         for name in ("model", "url", "translations"):
             given = bool(getattr(self, name))
             if given != (name in own):
@@ -56,6 +61,8 @@ class TranslateSettings(StageSettings, Translator):
     attempts: int = Field(3, ge=1, description="how often an engine that takes advice is asked, while a translation is not sound")
     second: Translator = Field(default_factory=Translator, description="a second engine")
     back_translation: bool = Field(True, description="translate back, where an engine can, to see whether the meaning is kept")
+    partial: bool = Field(False, description=(
+        "where the budget is reached, write the questions that are finished as a benchmark that is marked as partial"))
     edits: Input | None = Field(None, description="edits.jsonl of the review page: a person's translations, which go first")
     editor: str = Field("", description="of edits: who made them")
 

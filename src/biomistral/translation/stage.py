@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import Workspace
-from biomistral.endpoint.account import Account
+from biomistral.artifact import Workspace, input_key, stage_key
+from biomistral.endpoint.account import Account, BudgetError
 from biomistral.errors import UserError
 from biomistral.files import cache_folder, files_under, write_json
 from biomistral.progress import log
@@ -23,6 +23,12 @@ from biomistral.translation.review import write_review
 from biomistral.translation.rounds import Job, Rounds
 from biomistral.translation.settings import TranslateSettings
 
+_AT_ONCE = 500
+"""Questions that are finished before the next ones are begun, where a budget may end between."""
+
+_SECOND = "/second"
+"""Behind the run's name in the memory: answers that the second engine's server was paid for."""
+
 
 def translate(work: Workspace) -> None:
     """Translate what the settings choose.
@@ -35,23 +41,73 @@ def translate(work: Workspace) -> None:
     settings: TranslateSettings = work.settings
     jobs = [Job(question) for question in chosen(work)]
     edited = apply_edits(jobs, read_edits(work), settings) if settings.edits else 0
-    account = Account.of(work.machine.requests)
-    engines = [engine_of(one, Means(work, account)) for one in (settings, settings.second) if one.engine]
+    means = _means(work)
+    engines = [engine_of(one, each) for one, each in zip((settings, settings.second), means, strict=True) if one.engine]
     forward, back = _directions(engines, jobs[0].question.language, settings)
+    if len(engines) > 1:
+        engines[1].purse = _SECOND
     memory = Memory((Path(work.machine.cache) if work.machine.cache else cache_folder()) / "translations.sqlite")
+    capped = work.machine.requests.max_cost is not None
+    name = _run_name(work)
+    rounds = Rounds(Desk(memory, name), forward, back, settings.to, settings.attempts, _AT_ONCE if capped else 0,
+                    capped and not settings.partial)
     try:
-        account.count(*memory.tokens(work.key))
-        rounds = Rounds(Desk(memory, work.key), forward, back, settings.to, settings.attempts)
-        rounds.run(jobs)
+        for one, purse in zip(means, ("", _SECOND), strict=True):
+            one.account.count(*memory.tokens(name + purse))
+        done = _run(rounds, jobs, means, settings)
     finally:
         memory.close()
-    _write(work, jobs)
+    _write(work, done, len(jobs))
     work.facts["translation"] = {
         "from": jobs[0].question.language, "to": settings.to, "engines": [engine.identity for engine in engines],
         "back_translation": back.identity if back else None, "rounds": rounds.account, "edited": edited,
         "pieces": {"made": rounds.desk.made, "remembered": rounds.desk.remembered},
-        "prompt_tokens": account.prompt_tokens, "completion_tokens": account.completion_tokens,
-        "cost": account.spent if account.priced else None, **_passed(jobs)}
+        "prompt_tokens": sum(one.account.prompt_tokens for one in means),
+        "completion_tokens": sum(one.account.completion_tokens for one in means), "cost": _cost(means),
+        "partial": {"finished": len(done), "of": len(jobs)} if len(done) < len(jobs) else None, **_passed(done)}
+
+
+def _run_name(work: Workspace) -> str:
+    """By what the memory knows what was paid for this artifact: its key, partial or not."""
+    keys = {name: input_key(place) for name, place in work.places.items()}
+    return stage_key(work.settings.model_copy(update={"partial": False}), keys)
+
+
+def _means(work: Workspace) -> tuple[Means, Means]:
+    """Of the first and of the second engine: servers with keys and prices of their own, under one cap. Two models of one server
+    have its key."""
+    first = work.machine.requests
+    second = work.machine.second.of(first)
+    if work.settings.second.url == work.settings.url:
+        second = second.model_copy(update={"key_env": first.key_env})
+    account = Account.of(first)
+    return Means(work, first, account), Means(work, second, account.beside(second))
+
+
+def _run(rounds: Rounds, jobs: Sequence[Job], means: Sequence[Means], settings: TranslateSettings) -> Sequence[Job]:
+    """All jobs, or those that were finished when the budget was reached, if they are wanted.
+
+    Raises:
+        BudgetError: they are not wanted, or there are none.
+    """
+    try:
+        rounds.run(jobs)
+    except BudgetError as error:
+        done = [job for job in jobs if job.finished]
+        state = (f"{len(done):,} of {len(jobs):,} questions are finished, for {_cost(means) or 0:.4g}, and {rounds.desk.kept:,} "
+                 "answers are remembered")
+        if not settings.partial or not done:
+            how = "" if settings.partial else "; with --partial the finished ones are written"
+            raise BudgetError(f"{error}; {state}: with a higher --max-cost the same command goes on{how}") from error
+        log.warning("%s; %s: a partial benchmark. For all of them run again without --partial, with a higher --max-cost and "
+                    "another --out: no answer is paid for twice", error, state)
+        return done
+    return jobs
+
+
+def _cost(means: Sequence[Means]) -> float | None:
+    """What servers were paid, if prices are known."""
+    return sum(one.account.spent for one in means) if any(one.account.priced for one in means) else None
 
 
 def chosen(work: Workspace) -> list[Question]:
@@ -92,14 +148,15 @@ def _directions(engines: Sequence[Engine], source: str, settings: TranslateSetti
     return forward, back if settings.back_translation else None
 
 
-def _write(work: Workspace, jobs: Sequence[Job]) -> None:
+def _write(work: Workspace, jobs: Sequence[Job], wanted: int) -> None:
     settings: TranslateSettings = work.settings
     open_jobs = [job for job in jobs if not job.sound]
     questions = [with_fields(job.question, job.best.fields, settings.to, job.best.about) for job in jobs
                  if job.best is not None and job.sound]
     write_questions(work.path / "questions.parquet", questions)
     write_review(work.path, open_jobs, settings.to)
-    write_json(work.path / "benchmark.json", _benchmark(work, questions))
+    partial = {"partial": {"finished": len(jobs), "of": wanted}} if len(jobs) < wanted else {}
+    write_json(work.path / "benchmark.json", {**_benchmark(work, questions), **partial})
     work.counts |= {"questions": len(questions), "needs_review": len(open_jobs)}
     if open_jobs:
         log.warning("%d of %d questions are not sound and stay out: review.html shows them, with the reasons", len(open_jobs),

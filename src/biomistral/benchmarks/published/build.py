@@ -29,7 +29,8 @@ def published(work: Workspace) -> Suite:
     for name in gathered.files:
         source = suite.SOURCES[name]
         work.licences[source.licence] = work.licences.get(source.licence, 0) + 1
-        made.tasks |= {task: {"licence": source.licence, "source": source.paper} for task in source.tasks}
+        made.tasks |= {task: {"licence": source.licence, "source": source.paper}
+                       for task in suite.tasks_in(name, settings.language)}
     made.questions = _read(work, gathered)
     return made
 

@@ -9,7 +9,8 @@ _HUB = {**dict.fromkeys(mmlu.TASKS, "cais/mmlu"), "medqa_4": "GBaker/MedQA-USMLE
         "medmcqa": "openlifescienceai/medmcqa", "truthfulqa": "truthfulqa/truthful_qa"}
 """Where the hub has a task in a layout that is read here. PubMedQA's official test ids are in its authors' repository alone."""
 
-_SOURCES = {"bioinstructqa": "BioMistral/BioInstructQA", "mmmlu": "openai/MMMLU", "global_mmlu": "CohereLabs/Global-MMLU"}
+_SOURCES = {"bioinstructqa": "BioMistral/BioInstructQA", "mmmlu": "openai/MMMLU", "global_mmlu": "CohereLabs/Global-MMLU",
+            "xmedbench": "FreedomIntelligence/XMedbench"}
 
 _MEDCONCEPTSQA = {"suites": ["medconceptsqa"], "task": "VOCABULARY_LEVEL", "sizes": {},
                   "licence": "as the code lists", "paper": "arXiv 2405.07348", "hub": ""}
@@ -17,7 +18,7 @@ _MEDCONCEPTSQA = {"suites": ["medconceptsqa"], "task": "VOCABULARY_LEVEL", "size
 
 def known() -> list[dict[str, Any]]:
     """One row a task of a source: the suites it belongs to, its known sizes, licence, paper, and the source's name on the hub."""
-    rows = [{"suites": [suite for suite, names in SUITES.items() if name in names], "task": task, "sizes": SIZES[task],
+    rows = [{"suites": [suite for suite, names in SUITES.items() if name in names], "task": task, "sizes": SIZES.get(task, {}),
              "licence": source.licence, "paper": source.paper, "hub": _on_hub(name, task)}
             for name, source in SOURCES.items() for task in source.tasks]
     return [*rows, _MEDCONCEPTSQA]
@@ -38,6 +39,7 @@ def render(rows: list[dict[str, Any]]) -> str:
         for row in rows:
             if suite in row["suites"]:
                 sizes = ", ".join(f"{count:,} {split}" for split, count in row["sizes"].items())
-                about = f"{sizes or 'a question a code':44}  {row['licence']:18}  {row['paper']}  {row['hub']}"
+                sizes = sizes or ("a question a code" if suite == "medconceptsqa" else "")
+                about = f"{sizes:44}  {row['licence']:18}  {row['paper']}  {row['hub']}"
                 lines.append(f"  {row['task']:28}  {about}".rstrip())
     return "\n".join(lines)

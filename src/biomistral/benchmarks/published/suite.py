@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomistral.benchmarks.published import bioinstructqa, medmcqa, medqa, mmlu, multilingual, pubmedqa, truthfulqa
+from biomistral.benchmarks.published import bioinstructqa, medmcqa, medqa, mmlu, multilingual, pubmedqa, truthfulqa, xmedbench
 from biomistral.benchmarks.published.draft import Refusal
 from biomistral.benchmarks.published.files import DataFile, data_files
 from biomistral.errors import UserError
@@ -34,11 +34,12 @@ SOURCES = {
     "bioinstructqa": Source(bioinstructqa.recognises, bioinstructqa.read, bioinstructqa.TASKS, "Apache-2.0", "arXiv 2402.10373"),
     "mmmlu": Source(multilingual.is_mmmlu, multilingual.read_mmmlu, mmlu.TASKS, "MIT", "arXiv 2009.03300"),
     "global_mmlu": Source(multilingual.is_global, multilingual.read_global, mmlu.TASKS, "Apache-2.0", "arXiv 2412.03304"),
+    "xmedbench": Source(xmedbench.recognises, xmedbench.read, xmedbench.TASKS, "as its sources", "arXiv 2403.03640"),
 }
 SUITES = {"biomistral": ("mmlu", "medqa", "pubmedqa", "medmcqa"), "mmlu_medical": ("mmlu",), "truthfulqa": ("truthfulqa",),
-          "bioinstructqa": ("bioinstructqa",), "mmmlu": ("mmmlu",), "global_mmlu": ("global_mmlu",)}
+          "bioinstructqa": ("bioinstructqa",), "mmmlu": ("mmmlu",), "global_mmlu": ("global_mmlu",), "xmedbench": ("xmedbench",)}
 _OF_LANGUAGE = {"bioinstructqa": bioinstructqa.of_language, "mmmlu": multilingual.of_language,
-                "global_mmlu": multilingual.of_language}
+                "global_mmlu": multilingual.of_language, "xmedbench": xmedbench.of_language}
 
 _MMLU = {"clinical_knowledge": (5, 29, 265), "medical_genetics": (5, 11, 100), "anatomy": (5, 14, 135),
          "professional_medicine": (5, 31, 272), "college_biology": (5, 16, 144), "college_medicine": (5, 22, 173)}
@@ -58,6 +59,11 @@ KNOWN_REASONS = {
 
 
 SHOT_SPLITS = ("dev", "train", "validation")
+
+
+def tasks_in(name: str, language: str) -> tuple[str, ...]:
+    """The tasks of a source that there can be in a language."""
+    return xmedbench.tasks_of(language) if name == "xmedbench" else SOURCES[name].tasks
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def read(gathered: Gathered, root: int) -> Iterator[Question | Refusal]:
 
 def lacking(suite: str, counts: Counter[tuple[str, str]]) -> list[str]:
     """What cannot be asked of the tasks for want of files: shots, or anything at all."""
-    tasks = [task for name in SUITES[suite] for task in SOURCES[name].tasks]
+    tasks = [task for name in SUITES[suite] for task in SOURCES[name].tasks if task in SIZES]
     untested = [task for task in tasks if not counts[task, "test"]]
     shotless = [task for task in tasks if SIZES[task].keys() != {"test"} and not any(counts[task, one] for one in SHOT_SPLITS)]
     lines = [f"{', '.join(untested)}: no test questions in these files"] if untested else []
@@ -124,7 +130,7 @@ def odd_sizes(suite: str, counts: Counter[tuple[str, str]]) -> list[str]:
     """One line for every split that is there and does not have the known number of questions."""
     lines = []
     for task in (task for name in SUITES[suite] for task in SOURCES[name].tasks):
-        for split, known in SIZES[task].items():
+        for split, known in SIZES.get(task, {}).items():
             found = counts[task, split]
             if found and found != known:
                 reason = KNOWN_REASONS.get((task, split, found), "")

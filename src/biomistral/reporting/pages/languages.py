@@ -1,9 +1,10 @@
 """Every model in every language: a heat map of accuracies with the gap to English on the same questions, and one of the tasks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from biomistral.reporting.apart import joined
 from biomistral.reporting.language_table import fertility_words
 from biomistral.reporting.page import Page
 from biomistral.reporting.pages.models import Standing, heat, language_map
@@ -14,19 +15,20 @@ PATH = "languages.html"
 
 
 def pages(site: SiteData) -> Iterator[Page]:
-    """``languages.html``, if questions in several languages were asked."""
-    numbers = [number for number, board in enumerate(site.boards) if len(board[0].summary.languages) > 1]
-    if numbers:
-        yield Page(PATH, "Languages", "languages.html.j2", partial(_data, site, numbers), nav="Languages")
+    """``languages.html``, if a table's first model was asked in several languages, together or apart."""
+    everything = [run for board in site.boards for run in board]
+    boards = {number: [joined(run, everything) for run in board] for number, board in enumerate(site.boards)}
+    several = {number: board for number, board in boards.items() if len(board[0].summary.languages) > 1}
+    if several:
+        yield Page(PATH, "Languages", "languages.html.j2", partial(_data, site, several), nav="Languages")
 
 
-def _data(site: SiteData, numbers: Sequence[int]) -> dict[str, Any]:
-    return {"boards": [_board(site, number) for number in numbers]}
+def _data(site: SiteData, boards: Mapping[int, Sequence[Run]]) -> dict[str, Any]:
+    return {"boards": [_board(site, number, board) for number, board in boards.items()]}
 
 
-def _board(site: SiteData, number: int) -> dict[str, Any]:
-    board = site.boards[number]
-    languages = list(board[0].summary.languages)
+def _board(site: SiteData, number: int, board: Sequence[Run]) -> dict[str, Any]:
+    languages = list(dict.fromkeys(name for run in board for name in run.summary.languages))
     rows = [{"name": run.model.name, "path": site.model_path(run.model.name), "cells": [_cell(run, name) for name in languages]}
             for run in board]
     return {"number": number, "view": site.views[number], "run": board[0], "languages": languages, "rows": rows,

@@ -110,14 +110,15 @@ def language_map(site: SiteData, one: Standing) -> dict[str, Any]:
     """Tasks by languages, with the gap to English on the same questions where there is one."""
     languages = one.run.summary.languages
     tasks = dict.fromkeys(task for scores in languages.values() for task in scores.tasks)
-    benchmark = one.run.benchmark.name
+    benchmark, here = one.run.benchmark.name, one.run.questionnaire.languages.names
+    several = len(here) > 1  # of languages asked apart each has its pages under its own benchmark
 
     def cell(language: str, task: str) -> dict[str, Any] | None:
         scores = languages[language]
         found = _cell(one, scores.tasks.get(task) if task else scores.overall)
         gap = (scores.gap.tasks.get(task) if task else scores.gap.overall) if scores.gap else None
         return found and {**found, "gap": gap if gap and gap.n else None,
-                          "path": site.task_path(benchmark, task, language) if task else ""}
+                          "path": site.task_path(benchmark, task, language) if task and several and language in here else ""}
 
     rows = [{"name": task, "path": site.task_path(benchmark, task), "cells": [cell(language, task) for language in languages]}
             for task in tasks]

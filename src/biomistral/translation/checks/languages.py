@@ -13,8 +13,8 @@ FUNCTION_WORDS = {
           "suivants suivantes il elle ses ou été lequel laquelle chez",
     "de": "der die das und ist in den von mit ein eine einer eines zu dem des für auf nicht welche welcher welches bei im wird "
           "sind als durch folgenden er sie an aus nach einem",
-    "es": "el la los las de y en un una que es del con por para se al lo su como más cuál siguientes no este esta qué ha fue son "
-          "presenta cual ella él",
+    "es": "a o e el la los las de y en un una que es del con por para se al lo su como más cuál siguientes no este esta qué ha "
+          "fue son presenta cual ella él le",
     "pt": "o a os as de e em ou às aos pela pelo "
           "um uma que é do da dos das com por para se ao na no nos nas seu sua como mais qual seguintes não "
           "este esta foi são uma ele ela",
@@ -30,6 +30,8 @@ _FEWEST = 6
 """Words of a text that can be judged: in fewer, one name decides."""
 
 _FEWEST_KNOWN = 2
+"""Words of the other language alone, of two letters and more, that are no coincidence: "dos" (2) is Portuguese too."""
+
 _MARGIN = 0.1
 """By how much a larger share of its words another language must have: neighbours (es, pt, it) share a third of theirs."""
 
@@ -50,5 +52,6 @@ def wrong_language(source: Fields, translated: Fields, language: str) -> Iterato
             continue
         shares = {other: sum(word in known for word in words) / len(words) for other, known in _SETS.items()}
         likeliest = max(shares, key=lambda other: shares[other])
-        if shares[likeliest] > shares[language] + _MARGIN and shares[likeliest] * len(words) >= _FEWEST_KNOWN:
+        alone = {word for word in words if len(word) > 1 and word in _SETS[likeliest] - _SETS[language]}
+        if shares[likeliest] > shares[language] + _MARGIN and len(alone) >= _FEWEST_KNOWN:
             yield Reason("language", name, f"reads as '{likeliest}', not '{language}': {text[:60]!r}")

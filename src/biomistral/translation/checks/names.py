@@ -17,6 +17,9 @@ _GENES = frozenset(["EGFR", "KRAS", "NRAS", "HRAS", "BRAF", "MYC", "PTEN", "APC"
 _GENE = re.compile(r"(?<![\w-])[A-Z]{3,5}(?![\w])")
 _WORD = re.compile(r"[^\W\d_]+(?:[-’'][^\W\d_]+)*")
 _ORDINAL = re.compile(r"\d+(?:st|nd|rd|th|s|h|x|y|yo|[A-Z]?-[a-z].*)$", re.IGNORECASE)
+_WORDS_BEHIND = re.compile(r"(?:-|(?<=\d[+]))[a-z]{3,}(?:-.*)?$")
+_JOINT = re.compile("[-/]")
+_LONGEST_CODE = 24
 _HOMOGLYPHS = str.maketrans("АВСЕНКМОРТХИЛФДГПБУЧ", "ABCEHKMOPTXILFDGPBUC")
 _LONGEST_BEGINNING = 5
 """Letters of a drug's sound that a translation keeps; its ending is the language's."""
@@ -29,7 +32,7 @@ def lost_names(source: Fields, translated: Fields, language: str) -> Iterator[Re
             if not _kept(code, translated[name]):
                 yield Reason("name", name, f"{code} of the source is not in the translation")
         drugs = drugs_of(text)
-        words = _WORD.findall(translated[name]) if drugs else []
+        words = [part for word in _WORD.findall(translated[name]) for part in (word, *word.split("-"))] if drugs else []
         for known, drug in drugs.items():
             if not _drug_kept(known, drug, translated[name], words, language):
                 yield Reason("drug", name, f"{known} of the source is not in the translation")
@@ -38,11 +41,13 @@ def lost_names(source: Fields, translated: Fields, language: str) -> Iterator[Re
 def codes_of(text: str) -> Iterator[str]:
     """Names of letters and digits, ions, and gene symbols of letters alone."""
     for match in _CODE.finditer(text):
-        code = match[0].rstrip(".-+" if not match[0].endswith(("+", "-")) else ".")
+        code = _WORDS_BEHIND.sub("", match[0])
+        code = code.rstrip(".-+" if not code.endswith(("+", "-")) else ".")
         if code[0].isdigit() and (unit_of(code.lstrip("0123456789.")) or _ORDINAL.fullmatch(code)):
             continue
-        if code[0].islower() and "-" in code and code.split("-")[0].isalpha() and len(code.split("-")[0]) > 3:
-            continue  # a word before a number: type-2, day-5
+        first = _JOINT.split(code)[0]
+        if len(code) > _LONGEST_CODE or (first != code and len(first) > 3 and first.isalpha() and first[1:].islower()):
+            continue  # a table without its spaces; a word before a number: type-2, Alpha-1, cells/mm3
         yield code
     yield from _ION.findall(text)
     yield from (word for word in _GENE.findall(text) if word in _GENES)

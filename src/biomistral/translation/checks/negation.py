@@ -9,7 +9,7 @@ from biomistral.translation.reasons import Reason
 _STRONG = re.compile(r"\b(?:not|no|never|without|except|neither|nor|none|cannot|nobody|nothing)\b|n['’]t\b", re.IGNORECASE)
 """English that a translation negates too."""
 
-_NO_NUMBER = re.compile(r"\b(?:no\.? ?\d|not only|no longer|if not|whether or not|"
+_NO_NUMBER = re.compile(r"\b(?:no\.? ?\d|no\.? of\b|not only|no longer|if not|whether or not|"
                         r"no more than|not more than|not less than)", re.IGNORECASE)
 """Phrases that other languages may put without a negation."""
 
@@ -20,7 +20,7 @@ _BROAD = re.compile(
     r"exclu\w+|negative\w*|stop\w*|avoid\w*|loss|los[te]\w*|miss(?:ed|ing|es)?|hardly|rare\w*|otherwise|instead|contraind\w+|false|"
     r"incorrect\w*|wrong|prevent\w*|\w{3,}less|either|any|despite|spar(?:e|ed|ing)|discontinu\w+|with(?:draw|hold)\w*|"
     r"depriv\w+|empty|difficult\w*|no|but|barely|silent|independent\w*|at most|more|"
-    r"over|above|up to|maxim\w+|minim\w+)\b", re.IGNORECASE)
+    r"definite\w*|safe\w*|over|above|up to|maxim\w+|minim\w+)\b", re.IGNORECASE)
 """English that a translation may negate."""
 
 _MARKS = {
@@ -29,7 +29,7 @@ _MARKS = {
     "de": (r"\b(?:nicht|kein\w*|ohne|außer|nie|niemals|weder|noch|nichts|un\w+|niemand|mit ausnahme|ausgenommen|nein)|"
            r"los(?:e|en|er|es)?\b",
            r"\b(?:nicht|kein\w*|ohne|außer|niemals|nie|weder)\b"),
-    "es": (r"\b(?:no|nunca|jamás|sin|excepto|salvo|ni|ningun\w*|ningún|nada|nadie|tampoco|menos|negativ\w*|ausencia)\b",
+    "es": (r"\b(?:no|nunca|jamás|sin|except[uúo]\w*|salvo|ni|ningun\w*|ningún|nada|nadie|tampoco|menos|negativ\w*|ausencia)\b",
            r"\b(?:no|sin|excepto|salvo)\b"),
     "pt": (r"\b(?:não|nunca|jamais|sem|exceto|excepto|salvo|nem|nenhum\w*|nada|ninguém|tampouco|menos|negativ\w*|ausência)\b",
            r"\b(?:não|sem|exceto|excepto)\b"),

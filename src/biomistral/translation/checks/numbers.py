@@ -9,8 +9,8 @@ from biomistral.translation.checks.units import SPELLED, unit_of
 from biomistral.translation.fields import Fields
 from biomistral.translation.reasons import Reason
 
-_NUMBER = re.compile(r"\d+(?:(?:[.,'’٫٬]|(?<=\d)[  ](?=\d{3}(?!\d)))\d+)*")
-_GROUPED = re.compile(r"\d{1,3}(?:([.,'’٬  ])\d{3})(?:\1\d{3})*(?:[.,٫]\d+)?$")
+_NUMBER = re.compile(r"\d+(?:(?:[.,'’٫٬]|(?<=\d)[ \u00a0\u2009\u202f](?=\d{3}(?!\d)))\d+)*")
+_GROUPED = re.compile(r"\d{1,3}(?:([.,'’٬ \u00a0\u2009\u202f])\d{3})(?:\1\d{3})*(?:[.,٫]\d+)?$")
 _FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 _LARGE = {"万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8, "千": 1e3, "百": 1e2}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", "01234567890123456789")

@@ -39,7 +39,7 @@ def wrong_script(source: Fields, translated: Fields, language: str) -> Iterator[
         counts = {script: letters_of(text, script) for script in _RANGES if script not in scripts_of(language)}
         other, count = max(counts.items(), key=lambda item: item[1])
         prose = sum(word.islower() and len(word) > 2 for word in source[name].split())
-        if other == "greek" and count <= 4 and count <= own:
+        if other == "greek" and count <= 4 and count <= max(own, letters_of(source[name], other)):
             continue
         if other == "latin" and (prose < _PROSE if own else prose < 1 or _scientific(source[name])):
             continue

@@ -1,6 +1,7 @@
 """Apertium, a program of rules and dictionaries: offline, small, and the same answer every time."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,9 @@ from biomistral.translation.engine import TextEngine
 from biomistral.translation.engines.build import Means
 from biomistral.translation.languages import known
 from biomistral.translation.settings import Translator
+
+_GLUED = re.compile(r"(?<=[^\W\d_]{2})de(\d+) ?(?=[^\W\d_])")
+"""Into Spanish it makes "mujerde71años" of "71-year-old woman"."""
 
 _AT_ONCE = 200
 """Sentences a process: it takes 0.1 s to start and 3 ms for each."""
@@ -35,7 +39,7 @@ class Apertium(TextEngine):
                             "apertium-eng-spa")
         self._workers = workers
         self._pairs = set(_said("-l").split())
-        self.identity = {"engine": "apertium", "version": _said("-V").splitlines()[0].strip(), "model": _packages()}
+        self.identity = {"engine": "apertium", "version": _said("-V").splitlines()[0].strip(), "model": _packages(), "mended": 1}
 
     def can(self, source: str, target: str) -> bool:
         return self._pair(source, target) in self._pairs
@@ -71,6 +75,7 @@ def _batch(pair: str, texts: Sequence[str]) -> Iterator[str]:
         raise UserError(f"engine apertium, {pair}: {len(lines)} lines came back for {len(texts)} (exit code {done.returncode}): "
                         f"{' '.join(done.stderr.decode('utf-8', 'replace').split())[:200]}")
     for text, line in zip(texts, lines[::2], strict=True):
+        line = _GLUED.sub(r" de \1 ", line) if pair.endswith("-spa") else line
         yield line + "." if text.endswith(".") and not line.endswith(".") else line
 
 

@@ -25,7 +25,7 @@ _LEAST_TOKENS = 200
 
 
 def make(translator: Translator, means: Means) -> "Api":
-    use = means.work.machine.requests
+    use = means.requests
     return Api(find(translator.url, use.key_env), use, means.account, str(translator.model),
                {name: json.loads(value) for name, value in translator.body.items()})
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from biomistral.artifact import Workspace
 from biomistral.endpoint.account import Account
+from biomistral.recipe import Requests
 from biomistral.translation.engine import Engine
 from biomistral.translation.settings import Translator
 
@@ -21,9 +22,10 @@ _MAKERS = {
 
 @dataclass(frozen=True)
 class Means:
-    """What engines share: the stage's workspace, and the account of what servers are paid."""
+    """What an engine gets: the stage's workspace, how a server is asked, and the account of what it is paid."""
 
     work: Workspace
+    requests: Requests
     account: Account
 
 

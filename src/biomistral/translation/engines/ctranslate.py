@@ -41,13 +41,13 @@ class CTranslate(TextEngine):
             self._model = ctranslate2.Translator(str(folder), device="cpu" if device == "auto" else device.partition(":")[0])
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-        self._vocabulary = set(self._tokenizer.get_vocab())
         self.identity = {"engine": "ctranslate2", "version": ctranslate2.__version__, "model": folder.name,
                          "content": content_digest(folder)[:16]}
 
     def _mark(self, code: str) -> str | None:
         names = (known()[code].nllb, f"__{code}__", f"<2{code}>", f">>{known()[code].three}<<")
-        return next((name for name in names if name in self._vocabulary), None)
+        unknown = (None, self._tokenizer.unk_token_id)  # asked by name: M2M100 has its languages outside its vocabulary
+        return next((name for name in names if self._tokenizer.convert_tokens_to_ids(name) not in unknown), None)
 
     def can(self, source: str, target: str) -> bool:
         one_way = getattr(self._tokenizer, "source_lang", None) in (None, source, known()[source].three)

@@ -42,12 +42,12 @@ def identity_of(folder: Path) -> dict[str, Any]:
             "content": content_digest(folder)[:16]}
 
 
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], most: int = BATCH_CHARACTERS) -> Iterator[list[int]]:
     """Numbers of texts of much the same length, the longest first, so that little is padded and memory that does not suffice is
-    found out at once."""
+    found out at once; padded, they are at most so long together."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        if batch and (len(batch) + 1) * max(1, lengths[batch[0]]) > BATCH_CHARACTERS:
+        if batch and (len(batch) + 1) * max(1, lengths[batch[0]]) > most:
             yield batch
             batch = []
         batch.append(number)
