@@ -108,7 +108,7 @@ def test_every_page(browser: Any, site: Path, size: str, theme: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
         assert page.title(), path
         found = axe.Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response["violations"]
-        bad = [(one["id"], [node["html"][:120] for node in one["nodes"]][:5]) for one in found
+        bad = [(one["id"], [node["html"][:120] for node in one["nodes"][:5]]) for one in found
                if one["impact"] in ("serious", "critical")]
         assert bad == [], path
     visit.page.context.close()
