@@ -123,9 +123,8 @@
         return make("td", { class: `number${chosen ? " chosen" : ""}` }, percent(value), chosen ? make("span", { class: "mark" }, " chosen") : "",
           make("span", { class: "bar", style: `width:${width}%` }));
       })));
-    const inside = make("table", { class: "plain answers" }, make("caption", { class: "hidden" }, `Options and probabilities, ${question.id}`),
+    return make("table", { class: "plain answers" }, make("caption", { class: "hidden" }, `Options and probabilities, ${question.id}`),
       make("thead", {}, head), make("tbody", {}, ...rows));
-    return make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Options, ${question.id}` }, inside);
   }
 
   function everyone(index) {
