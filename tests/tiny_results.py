@@ -67,6 +67,7 @@ def write_corpus(work: Workspace) -> None:
              "licence": "CC0-1.0" if number == 0 else "CC-BY-4.0", "language": "en", "source": "plos", "sections": [],
              "authors": ["A"], "url": ""} for number in range(work.settings.articles)]
     work.counts["documents"] = write_table(work.path / "documents.parquet", rows, DOCUMENT_SCHEMA)
+    write_text(work.path / "ATTRIBUTION.tsv", "id\ttitle\n" + "".join(f"{row['id']}\t{row['title']}\n" for row in rows))
     work.licences |= {"CC-BY-4.0": len(rows) - 1, "CC0-1.0": 1}
 
 
@@ -163,7 +164,7 @@ def make_chain(folder: Path) -> dict[str, Path]:
     """Plain files, a corpus, a base and an adapted model, and a benchmark file, all under ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("articles.xml", "weights.gguf", "questions.jsonl"):
-        (folder / name).write_text(name)
+        (folder / name).write_text(json.dumps(name))
     corpus = made(TinyCorpus(sources=[str(folder / "articles.xml")]), folder / "corpus")
     base = made(TinyModel(source=str(folder / "weights.gguf")), folder / "base")
     adapted = made(TinyPretrain(model=str(base), corpus=str(corpus)), folder / "adapted")

@@ -29,11 +29,15 @@ class ReportSettings(StageSettings):
 
 
 class ImportedResultsSettings(StageSettings):
-    """Bring in a results file of lm-eval (0.4), for the leaderboard: marked by its protocol, never ranked with another one."""
+    """Bring in results that others measured, for the leaderboard: marked by origin and protocol, never ranked with another one.
+
+    Files of lm-eval (0.4), Papers-with-Code's evaluation tables, CSV and JSON as 'results export' writes them, a results.json.
+    """
 
     kind: ClassVar[str] = "reported"
     version: ClassVar[int] = 1
-    make: ClassVar[str] = "biomistral.reporting.imported:bring"
+    make: ClassVar[str] = "biomistral.reporting.bringing:bring"
 
-    file: Input = Field(description="the results_*.json that 'lm_eval --output_path' wrote", json_schema_extra={"argument": True})
-    name: str = Field("", description="name of the model; by default what the file calls it")
+    file: Input = Field(json_schema_extra={"argument": True}, description=(
+        "results_*.json of lm_eval, evaluation-tables.json, a .csv or .json of 'results export', or a results.json"))
+    name: str = Field("", description="name of the model, where the file is about one; by default what the file calls it")
