@@ -506,7 +506,7 @@ def test_choice_of_packages() -> None:
 def test_the_commands_of_the_guide(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parent.parent / "docs" / "guide" / "download.md").read_text(encoding="utf-8")
     commands = re.findall(r"^biomistral (corpus download --subset .*)$", guide, re.MULTILINE)
     assert len(commands) >= 2
     for command in commands:

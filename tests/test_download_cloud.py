@@ -407,7 +407,7 @@ def test_the_command(bucket: Bucket, wanted: CloudDownload) -> None:
 def test_the_commands_of_the_guide(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cloud, "BUCKET", bucket.url)
-    guide = (Path(__file__).parent.parent / "docs" / "guide.md").read_text(encoding="utf-8")
+    guide = (Path(__file__).parent.parent / "docs" / "guide" / "download.md").read_text(encoding="utf-8")
     commands = re.findall(r"^biomistral (corpus download --out .*)$", guide, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:

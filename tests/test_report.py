@@ -12,7 +12,8 @@ from scipy import stats
 from biomistral.errors import UserError
 from biomistral.reporting import table as table_of
 from biomistral.reporting.charts import read_metrics
-from biomistral.reporting.compare import compare, not_beaten, paired, ranks, render
+from biomistral.reporting.compare import compare, discordant, paired, render
+from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import read_all, read_results
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.view import protocol_words, published
@@ -29,7 +30,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _report(out: Path, results: list[Path], **settings: Any) -> tuple[Path, dict[str, Any], Any]:
     execute(ReportSettings(results=[str(folder) for folder in results], **settings), out)
-    page = (out / "index.html").read_text(encoding="utf-8")
+    page = (out / "index.html").read_bytes()
     return out, json.loads((out / "results.json").read_text(encoding="utf-8")), lxml_html.fromstring(page)
 
 
@@ -44,7 +45,7 @@ def test_page_shows_what_the_answers_say(tmp_path: Path, chain: dict[str, Path])
     base = make_results(tmp_path, chain, "base", skill={"taught": 0.2, "untaught": 0.25}, questions=60)
     adapted = make_results(tmp_path, chain, "adapted", "adapted", skill={"taught": 0.9, "untaught": 0.25}, questions=60)
     settings = {"curves": [str(chain["adapted"])], "notes": ["Knowledge, not reasoning."]}
-    _, data, page = _report(tmp_path / "site", [base, adapted], **settings)
+    site, data, page = _report(tmp_path / "site", [base, adapted], **settings)
     ours, theirs = read_results(adapted).runs["cloze-mean"], read_results(base).runs["cloze-mean"]
     board = data["boards"][0]
     assert [row["model"] for row in board["rows"]] == ["adapted", "base"]
@@ -58,16 +59,18 @@ def test_page_shows_what_the_answers_say(tmp_path: Path, chain: dict[str, Path])
     assert difference["low"] < difference["difference"] < difference["high"]
     assert board["chance"] == 0.25
     assert board["rows"][1]["difference"] is None
-    lead = " ".join(page.xpath("//header/p[@class='lead']")[0].text_content().split())
+    lead = " ".join(page.xpath("//main//p[@class='lead']")[0].text_content().split())
     assert lead == (f"adapted answers {100 * mine.mean():.1f} % of the 60 taught questions right, "
                     f"base {100 * other.mean():.1f} %: +{100 * difference['difference']:.1f} points "
                     f"[+{100 * difference['low']:.1f}, +{100 * difference['high']:.1f}].")
-    assert _cells(page, 0, "adapted")[0].startswith(f"{100 * ours.scores.mean():.1f} %")
-    assert page.xpath("//u")[0].text == "adapted", "the best is underlined, as the paired test says so"
+    assert _cells(page, 0, "adapted")[:2] == ["1", f"{100 * ours.scores.mean():.1f} best " + " – ".join(
+        f"{100 * end:.1f}" for end in board["rows"][0]["overall"]["interval"])]
+    assert [mark.text_content() for mark in page.xpath("//th/u")] == ["adapted"], "the best, as the paired test says so"
     assert page.xpath("//ul[@class='notes']/li")[0].text == "Knowledge, not reasoning."
-    assert [cell.text for cell in page.xpath("//section[@id='loss-section']//tbody/tr[1]/*")] == [
+    training = lxml_html.fromstring((site / "training.html").read_bytes())
+    assert [cell.text_content() for cell in training.xpath("//tbody/tr[1]/*")] == [
         "adapted", "training", "40", f"{3 / 1.1:.3f}", "0.600", "0.600"]
-    assert "CC-BY-4.0 2, CC0-1.0 1" in page.xpath("//section[@id='lineage']")[0].text_content()
+    assert "CC-BY-4.0 2, CC0-1.0 1" in (site / "provenance.html").read_text()
 
 
 def test_markup_in_names_stays_text(tmp_path: Path, chain: dict[str, Path]) -> None:
@@ -78,43 +81,44 @@ def test_markup_in_names_stays_text(tmp_path: Path, chain: dict[str, Path]) -> N
     assert not [script for script in page.xpath("//script") if (script.text or "").startswith("alert")]
     assert page.xpath("//title")[0].text == EVIL
     assert page.xpath("//section[@id='board-0']//th[@scope='row']")[0] is not None
-    figures = [json.loads(script.text) for script in page.xpath("//script[@type='application/json']")]
-    assert figures[0]["layout"]["yaxis"]["ticktext"] == ["&lt;/script&gt;", "&lt;script&gt;alert('x')&lt;/script&gt;"]
-    assert "<b>cloze-mean</b>\nQuestion" not in (site / "index.html").read_text(), "the prompt's definition is text too"
+    assert "&lt;b&gt;cloze-mean&lt;/b&gt;\nQuestion" in (site / "provenance.html").read_text(), "a prompt is text too"
 
 
 def test_page_reaches_nothing_outside_and_tells_no_path(tmp_path: Path, chain: dict[str, Path]) -> None:
-    site, _, page = _report(tmp_path / "site", [make_results(tmp_path, chain, "base")], curves=[str(chain["adapted"])])
-    links = page.xpath("//@src | //@href | //@srcset | //@action")
-    assert sorted(set(links) - {link for link in links if link.startswith("#")}) == [
-        "assets/page.js", "assets/plotly.min.js", "results.json"]
-    for name in ("index.html", "results.json"):
-        text = (site / name).read_text()
-        assert str(tmp_path) not in text
-        assert str(chain["base"].parent) not in text
-        assert len(text) < 200_000
-    assert (site / "assets/plotly.min.js").stat().st_size > 3_000_000
+    site, _, _ = _report(tmp_path / "site", [make_results(tmp_path, chain, "base")], curves=[str(chain["adapted"])])
+    pages = sorted(site.rglob("*.html"))
+    assert {"index.html", "training.html", "provenance.html"} <= {page.name for page in pages}
+    for page in pages:
+        for link in lxml_html.fromstring(page.read_bytes()).xpath("//@src | //@href | //@srcset | //@action"):
+            assert (page.parent / link.partition("#")[0]).exists(), (page, link)
+    for file in (*pages, site / "results.json"):
+        assert str(tmp_path) not in file.read_text()
+        assert str(chain["base"].parent) not in file.read_text()
+    assert sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) < 1_000_000
 
 
 def test_tables_are_tables(tmp_path: Path, chain: dict[str, Path]) -> None:
-    _, _, page = _report(tmp_path / "site", [make_results(tmp_path, chain, "a"), make_results(tmp_path, chain, "b", tasks=2)])
-    for table in page.xpath("//table"):
-        assert table.xpath("./caption")[0].text_content().strip()
-        assert all(head.get("scope") == "col" for head in table.xpath("./thead//th"))
-        widths = {len(row.xpath("./*")) for row in table.xpath(".//tr")}
-        assert len(widths) == 1
-        assert all(row.xpath("./th[@scope='row']") for row in table.xpath("./tbody/tr"))
-    ids = page.xpath("//@id")
-    assert len(ids) == len(set(ids))
-    assert {link[1:] for link in page.xpath("//nav//@href")} <= set(ids)
+    site, _, _ = _report(tmp_path / "site", [make_results(tmp_path, chain, "a"), make_results(tmp_path, chain, "b", tasks=2)],
+                         curves=[str(chain["adapted"])])
+    for page in (lxml_html.fromstring(path.read_bytes()) for path in site.rglob("*.html")):
+        for table in page.xpath("//table"):
+            assert table.xpath("./caption")[0].text_content().strip()
+            assert all(head.get("scope") == "col" for head in table.xpath("./thead//th"))
+            assert len({len(row.xpath("./*")) for row in table.xpath(".//tr")}) == 1
+            assert all(row.xpath("./th[@scope='row']") for row in table.xpath("./tbody/tr"))
+        ids = page.xpath("//@id")
+        assert len(ids) == len(set(ids))
+        assert {link[1:] for link in page.xpath("//@href") if link.startswith("#")} <= set(ids)
 
 
 def test_same_bytes_twice(tmp_path: Path, chain: dict[str, Path]) -> None:
     results = [make_results(tmp_path, chain, name, skill={"taught": skill}) for name, skill in (("a", 0.3), ("b", 0.6))]
     for out in ("one", "two"):
         _report(tmp_path / out, results)
-    for name in ("index.html", "results.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    files = [file.relative_to(tmp_path / "one") for file in (tmp_path / "one").rglob("*") if file.is_file()]
+    assert len(files) > 8
+    for name in files:
+        assert name.name == "manifest.json" or (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_warnings_are_words(tmp_path: Path, chain: dict[str, Path]) -> None:
@@ -226,8 +230,11 @@ def test_holm_over_models_and_the_leader(tmp_path: Path, chain: dict[str, Path])
     skills = {"base": 0.3, "good": 0.7, "twin": 0.72, "weak": 0.32}
     folders = [make_results(tmp_path, chain, name, skill={"": skill}, questions=100) for name, skill in skills.items()]
     runs = {result.model.name: result.runs["cloze-mean"] for result in read_all(folders)}
-    leader, tied = not_beaten(list(runs.values()))
-    assert (leader, tied) == ("twin", ["good"])
+    board = list(runs.values())
+    found = pairs(board)
+    assert (list(runs)[found.leader()], [list(runs)[place] for place in found.not_beaten()]) == ("twin", ["good"])
+    for one, other in ((0, 1), (2, 3)):
+        assert (found.gained[one, other], found.gained[other, one]) == discordant(board[one], board[other])
     _, data, page = _report(tmp_path / "site", folders)
     p = {name: paired(runs[name], runs["base"]).p for name in ("good", "twin", "weak")}
     ordered = sorted(p.values())
@@ -241,7 +248,7 @@ def test_holm_over_models_and_the_leader(tmp_path: Path, chain: dict[str, Path])
     assert ["p (Holm)" in line for line in text[1::3]] == [True] * 3
     assert [line.rsplit(maxsplit=1)[1] for line in text[2::3]] == ["better", "better", text[-1].split()[-1]]
     assert "better" not in text[-1]
-    assert ranks([runs[name] for name in skills]) == [3, 1, 1, 3]  # the test tells neither pair apart
+    assert found.ranks() == [3, 1, 1, 3]  # the test tells neither pair apart
     assert table_of.ranks_of(folders) == {"cloze-mean": [3, 1, 1, 3]}
     printed = table_of.render(table_of.read(folders), table_of.ranks_of(folders)).splitlines()
     assert printed[0].split() == ["cloze-mean", "questions", *skills]

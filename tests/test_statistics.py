@@ -169,6 +169,8 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
     assert mcnemar(9, 1) == mcnemar(1, 9)
+    for b, c in ((1000, 1001), (1001, 1003), (9_900, 10_100), (49_000, 51_000), (90_000, 100_000), (3, 5_000)):
+        assert mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-7, abs=1e-300), "of many as of few"
 
 
 def test_holm_by_hand():

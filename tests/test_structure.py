@@ -26,12 +26,13 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 def level(name: str) -> int:
-    """0 base, 1 models, 2 scoring, 3 rooms, 4 run, sweep, forms, contamination, translation, doctor, 5 the command line."""
+    """0 base, 1 models, 2 scoring, 3 rooms, 4 run, sweep, forms, contamination, translation, doctor, cards, publishing, 5 the
+    command line."""
     head = name.partition(".")[0]
     if head in ROOMS:
         return 3
     return {"models": 1, "scoring": 2, "run": 4, "sweep": 4, "forms": 4, "contamination": 4, "translation": 4, "doctor": 4,
-            "cli": 5}.get(head, 0)
+            "cards": 4, "publishing": 4, "cli": 5}.get(head, 0)
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.relative_to(SOURCE).as_posix())

@@ -100,6 +100,15 @@ def test_translations_of_others_come_in_by_id_in_any_usual_shape(home, shape):
     assert json.loads(found["meta"])["translation"]["engine"] == "import"
 
 
+def test_a_header_that_ends_in_four_letters_is_a_header(home):
+    """``id,stem,A,B,C,D`` has six fields and ends in a letter, as every line of MMLU's files without a header does."""
+    four = question(options=(*OPTIONS, "the ulnar nerve"))
+    people = ",".join(["q1", TRANSLATED, *OPCOES, "o nervo ulnar"])
+    (home / "people.csv").write_text(f"id,stem,A,B,C,D\n{people}\n", encoding="utf-8")
+    imported(bench(home, four), str(home / "people.csv"), home / "pt")
+    assert sound(home / "pt")["q1"]["stem"] == TRANSLATED
+
+
 @pytest.mark.parametrize(("changes", "check"), [
     ({"options": list(OPCOES[:2])}, "missing"), ({"options": [*OPCOES, "outro"]}, "more_options"),
     ({"options": [OPCOES[0], OPCOES[0], OPCOES[2]]}, "duplicate"), ({"stem": STEM}, "untranslated"), ({"stem": "  "}, "empty"),

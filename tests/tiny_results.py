@@ -1,11 +1,13 @@
 """Tiny chains for the report's tests: a plain file, a corpus, a base model, an adapted one, and their results folders."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from biomistral.artifact import Workspace, input_key, produce
+from biomistral.evaluation.languages import by_language
 from biomistral.files import write_json, write_text
 from biomistral.recipe import Input, StageSettings, canonical_hash
 from biomistral.records import ANSWER_SCHEMA, DOCUMENT_SCHEMA, write_table
@@ -56,6 +58,8 @@ class TinyResults(StageSettings):
     letter: str = ""
     mass: float = 0.9
     tasks: int = 1
+    languages: tuple[str, ...] = ()
+    """None: English, without scores by language."""
 
 
 def write_corpus(work: Workspace) -> None:
@@ -63,6 +67,7 @@ def write_corpus(work: Workspace) -> None:
              "licence": "CC0-1.0" if number == 0 else "CC-BY-4.0", "language": "en", "source": "plos", "sections": [],
              "authors": ["A"], "url": ""} for number in range(work.settings.articles)]
     work.counts["documents"] = write_table(work.path / "documents.parquet", rows, DOCUMENT_SCHEMA)
+    write_text(work.path / "ATTRIBUTION.tsv", "id\ttitle\n" + "".join(f"{row['id']}\t{row['title']}\n" for row in rows))
     work.licences |= {"CC-BY-4.0": len(rows) - 1, "CC0-1.0": 1}
 
 
@@ -83,16 +88,17 @@ def _luck(*names: str | int) -> float:
 
 def answer_rows(settings: TinyResults, protocol: str) -> list[dict[str, Any]]:
     rows = []
-    for group, skill in settings.skill.items():
+    for (group, skill), language in itertools.product(settings.skill.items(), settings.languages or ("en",)):
         for number in range(settings.questions):
             answer = LETTERS[seed(1, group, number) % 4]
             for shot in range(settings.shot_sets):
-                right = _luck(group, number, shot) < skill
+                right = _luck(group, number, shot, *([language] if language != "en" else [])) < skill
                 chosen = settings.letter or (answer if right else LETTERS[(LETTERS.index(answer) + 1) % 4])
                 best = 0.4 + 0.5 * _luck("confidence", settings.name, group, number)
                 rows.append({
                     "model": settings.name, "protocol": protocol, "task": f"task{number % settings.tasks}",
-                    "question": f"{group}-{number}", "language": "en", "shot_set": shot, "group": group, "options": 4,
+                    "question": f"{group}-{number}", "language": language, "shot_set": shot, "permutation": 0,
+                    "group": group, "options": 4,
                     "answer": answer, "chosen": chosen, "right": chosen == answer, "open_chosen": chosen,
                     "open_right": chosen == answer,
                     "probabilities": [best if letter == chosen else (1 - best) / 3 for letter in LETTERS],
@@ -102,7 +108,7 @@ def answer_rows(settings: TinyResults, protocol: str) -> list[dict[str, Any]]:
 
 
 def score(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    questions = len({row["question"] for row in rows})
+    questions = len({(row["language"], row["question"]) for row in rows})
     accuracy = sum(row["right"] for row in rows) / len(rows)
     return {"n": questions, "right": accuracy * questions, "accuracy": accuracy, "spread": 0.0, "open_accuracy": None,
             "interval": list(wilson(accuracy * questions, questions)), "letter_mass": rows[0]["letter_mass"]}
@@ -128,6 +134,7 @@ def summary(settings: TinyResults, protocol: str, rows: list[dict[str, Any]]) ->
     tasks, always = _scores(rows, "task"), sum(row["answer"] == settings.letter for row in rows) / len(rows)
     return {"definition": definition, "definition_hash": canonical_hash(definition), "tasks": tasks,
             "groups": _scores(rows, "group"), "overall": score(rows),
+            "languages": by_language(rows) if settings.languages else {},
             "average": sum(one["accuracy"] for one in tasks.values()) / len(tasks),
             "degenerate": {"letter": settings.letter, "share": 1.0, "score_of_always": always} if settings.letter else None,
             "calibration": {"ece": 12.34, "adaptive_ece": 11.0, "brier": 0.678, "paper_ece_5": None, "bins": _bins(rows)},
@@ -157,7 +164,7 @@ def make_chain(folder: Path) -> dict[str, Path]:
     """Plain files, a corpus, a base and an adapted model, and a benchmark file, all under ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("articles.xml", "weights.gguf", "questions.jsonl"):
-        (folder / name).write_text(name)
+        (folder / name).write_text(json.dumps(name))
     corpus = made(TinyCorpus(sources=[str(folder / "articles.xml")]), folder / "corpus")
     base = made(TinyModel(source=str(folder / "weights.gguf")), folder / "base")
     adapted = made(TinyPretrain(model=str(base), corpus=str(corpus)), folder / "adapted")

@@ -26,6 +26,7 @@ from biomistral import __version__, ranks
 from biomistral.errors import UserError
 from biomistral.files import content_digest, file_digest, files_under, write_json
 from biomistral.memory import lasting_imports
+from biomistral.readme import README
 from biomistral.recipe import Input, Machine, Settings, StageSettings, canonical_hash, plain
 
 MANIFEST = "manifest.json"
@@ -302,8 +303,8 @@ def _seal(work: Workspace, entries: list[dict[str, Any]], started: float) -> Non
     for file in files_under(work.path):
         if file.stat().st_mode & 0o777 != mode:  # changing nothing would still make a file look changed
             file.chmod(mode)
-    files = {file.relative_to(work.path).as_posix(): {"bytes": file.stat().st_size, "blake3": file_digest(file)}
-             for file in files_under(work.path)}
+    files = {name: {"bytes": file.stat().st_size, "blake3": file_digest(file)} for file in files_under(work.path)
+             if (name := file.relative_to(work.path).as_posix()) != README}
     body = {"schema": SCHEMA, "kind": work.settings.kind, "key": work.key, "version": work.settings.version,
             "settings": plain(work.settings), "inputs": entries, "counts": plain(work.counts),
             "licences": plain(work.licences), "facts": plain(work.facts), "files": files}

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _CELLS_AT_ONCE = 4_000_000
+_MANY = 2_000
+"""Of more discordant pairs than these, McNemar's sum is taken over the terms that count."""
 
 
 def wilson(right: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -64,7 +66,7 @@ def _variance(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> float:
 
 
 def differences(a: ArrayLike, b: ArrayLike,
-                clusters: NDArray[np.object_] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+                clusters: NDArray[Any] | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of ``a - b`` over the questions of each cluster (those of equal name; None: each question by itself), and its sizes.
 
     Raises:
@@ -75,13 +77,13 @@ def differences(a: ArrayLike, b: ArrayLike,
         raise ValueError(f"differences: shapes {first.shape} and {second.shape}: two equal, non-empty rows expected")
     if clusters is None:
         return first - second, np.ones(first.size)
-    _, place = np.unique(clusters.astype(str), return_inverse=True)
+    _, place = np.unique(clusters if clusters.dtype.kind == "i" else clusters.astype(str), return_inverse=True)
     # rounding joins 2/3 - 1/3 and 1/3 - 0, which differ in their last bit
     return np.round(np.bincount(place, weights=first - second), 12), np.bincount(place).astype(np.float64)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = 10_000,
-                      clusters: NDArray[np.object_] | None = None) -> tuple[float, float, float]:
+                      clusters: NDArray[Any] | None = None) -> tuple[float, float, float]:
     """Mean of ``a - b`` over the same questions, with a paired percentile bootstrap interval: (difference, low, high).
 
     ``a`` and ``b`` hold one mean score a question, in the same order of questions; the result does not depend on which
@@ -110,7 +112,7 @@ def _ratio(draws: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.
 
 
 def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = 0.05, power: float = 0.8,
-                          clusters: NDArray[np.object_] | None = None) -> float:
+                          clusters: NDArray[Any] | None = None) -> float:
     """The smallest true difference that a two-sided paired test of these questions would find with this power:
     ``(z(1 - level / 2) + z(power)) * standard error``; infinite of fewer than two clusters.
 
@@ -126,7 +128,10 @@ def mcnemar(b: int, c: int) -> float:
     if b == c:
         return 1.0
     n, fewer = b + c, min(b, c)
-    ways = np.concatenate([[0.0], np.log(np.arange(n, n - fewer, -1) / np.arange(1, fewer + 1)).cumsum()])  # log C(n, k)
+    first = max(0, fewer - 40 * math.isqrt(n)) if n > _MANY else 0  # 80 standard deviations down nothing is left
+    start = math.lgamma(n + 1) - math.lgamma(first + 1) - math.lgamma(n - first + 1) if first else 0.0
+    steps = np.log(np.arange(n - first, n - fewer, -1) / np.arange(first + 1, fewer + 1))
+    ways = start + np.concatenate([[0.0], steps.cumsum()])  # log C(n, k), k from first to fewer
     return min(1.0, float(np.exp(ways - (n - 1) * math.log(2)).sum()))
 
 

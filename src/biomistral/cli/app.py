@@ -35,6 +35,7 @@ from biomistral.cli.common import (
 )
 from biomistral.cli.corpus import corpus_app
 from biomistral.cli.merge import merge_app
+from biomistral.cli.papers import card_command, export_command, publish_command
 from biomistral.cli.quantize import add_quantize
 from biomistral.errors import UserError
 from biomistral.recipe import StageSettings
@@ -61,7 +62,7 @@ app = typer.Typer(name="biomistral", cls=_Group, pretty_exceptions_enable=False,
                   help="Turn an open language model into a medical one, and prove what it got.",
                   epilog="Begin with: biomistral doctor; biomistral run recipes/quickstart.yaml")
 benchmark_app = typer.Typer(no_args_is_help=True, help="Build question sets.")
-results_app = typer.Typer(no_args_is_help=True, help="Bring in results that others measured.")
+results_app = typer.Typer(no_args_is_help=True, help="Bring in results that others measured, and write ours in their forms.")
 model_app = typer.Typer(no_args_is_help=True, help="Bring models into the form the stages read, and choose among them.")
 app.add_typer(model_app, name="model")
 app.add_typer(merge_app, name="merge")
@@ -136,6 +137,8 @@ def run_command(
 
 app.command("run")(with_options(run_command, REQUESTS))
 app.command("chat")(chat_command)
+app.command("card")(card_command)
+app.command("publish")(publish_command)
 add_stage(model_app, "import", "model")
 add_stage(benchmark_app, "build", "benchmark")
 add_stage(benchmark_app, "import", "questions")
@@ -150,6 +153,7 @@ add_stage(app, "evaluate", "evaluate", _run_evaluations, {"benchmark": ("--suite
 add_stage(model_app, "select", "select")
 add_stage(app, "report", "report", _run_report)
 add_stage(results_app, "import", "reported")
+results_app.command("export")(export_command)
 
 
 @benchmark_app.command("list")

@@ -1,10 +1,14 @@
-"""The model card of a merged model (``README.md``): the merge file, the parents, and what became of them, in words."""
+"""The first card of a merged model (``README.md``): the merge file, the parents, and what became of them, in words.
+
+``biomistral card`` writes the whole one over it, once there are results.
+"""
 
 from typing import Any
 
 import yaml
 
 from biomistral.merging.plan import Plan
+from biomistral.readme import compose
 
 
 def card(plan: Plan, facts: dict[str, Any], inputs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
@@ -14,9 +18,9 @@ def card(plan: Plan, facts: dict[str, Any], inputs: list[dict[str, Any]], rows: 
     licences = {entry["licence"] for entry in inputs}
     if len(licences) == 1 and None not in licences:
         front["license"] = licences.pop()
-    sections = [f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", "# A merged model",
-                _what(plan, facts), _parents(facts, inputs), *_effects(facts), _farthest(rows), _file(plan)]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    sections = ["# A merged model", _what(plan, facts), _parents(facts, inputs), *_effects(facts), _farthest(rows), _file(plan)]
+    return compose(yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
+                   "\n\n".join(section for section in sections if section))
 
 
 def public(name: str) -> str:

@@ -4,10 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from biomistral.artifact import input_key, is_artifact, open_artifact
 from biomistral.merging.plan import Plan
+from biomistral.readme import stated_licence
 
 
 def summary(plan: Plan, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -44,17 +43,6 @@ def inputs_of(places: dict[str, Path]) -> list[dict[str, Any]]:
 def licence_of(folder: Path) -> str | None:
     """The licence of a model folder: what its manifest counts, else what its model card states."""
     if is_artifact(folder):
-        return ", ".join(sorted(open_artifact(folder).manifest["licences"])) or None
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    opening, _, rest = card.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    front, end, _ = rest.partition("\n---")
-    if opening.strip() or not end:
-        return None
-    try:
-        data = yaml.safe_load(front)
-    except yaml.YAMLError:  # a card is for people: what cannot be read states no licence
-        return None
-    stated = data.get("license") if isinstance(data, dict) else None
-    return stated if isinstance(stated, str) else None
+        counted = open_artifact(folder).manifest["licences"]
+        return ", ".join(sorted(name for name, number in counted.items() if number)) or None
+    return stated_licence(folder)

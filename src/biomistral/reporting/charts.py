@@ -1,43 +1,33 @@
-"""The page's charts as Plotly figures (plain data), each with the table that says the same in text.
+"""The site's charts: each a drawing, the sentence that describes it, and the table that says the same in text."""
 
-Colours are CSS variables (``var(--series-1)``): the page resolves them, so that a chart follows its light or dark theme.
-"""
-
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from markupsafe import Markup
 
 from biomistral.errors import UserError
 from biomistral.reporting.results import Run
+from biomistral.reporting.svg import Axis, Series, draw
 
-_SERIES = 8
-_MOST_POINTS = 600
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")
+_MOST_POINTS = 300
+_MOST_MODELS = 30
+"""So many rows the chart of accuracies takes; of more the first ones are drawn."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, the sentence that describes it, and its numbers as a table (first column: row headers)."""
+    """``svg`` is the drawing and ``legend`` its series; ``rows`` are the numbers as a table (first column: row headers)."""
 
     id: str
     title: str
     description: str
-    figure: dict[str, Any]
-    columns: list[str]
-    rows: list[list[str]]
-
-
-def _colour(index: int) -> str:
-    return f"var(--series-{index % _SERIES + 1})"
-
-
-def escaped(value: str) -> str:
-    """Plotly reads some HTML in its labels: a name is text."""
-    return html.escape(value, quote=False)
+    svg: Markup
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    legend: Sequence[Series] = ()
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -47,65 +37,51 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def accuracy_chart(board: Sequence[Run], number: int) -> Chart:
     """Accuracy with its 95 % interval: one line a model, one mark for all questions and one for each group."""
-    groups = board[0].group_names
+    drawn, groups = board[:_MOST_MODELS], board[0].group_names
     scopes = ["all questions", *groups]
     step = 0.7 / len(scopes)
-    traces, rows = [], [[run.model.name] for run in board]
+    series, rows = [], [[run.model.name] for run in drawn]
     for place, scope in enumerate(scopes):
-        scores = [run.summary.groups[scope] if place else run.summary.overall for run in board]
+        scores = [run.summary.groups[scope] if place else run.summary.overall for run in drawn]
         for row, score in zip(rows, scores, strict=True):
             row += [percent(score.accuracy), f"{100 * score.interval[0]:.1f} to {100 * score.interval[1]:.1f} %"]
-        traces.append({
-            "type": "scatter", "mode": "markers", "name": escaped(scope), "x": [100 * score.accuracy for score in scores],
-            "y": [index + (place - (len(scopes) - 1) / 2) * step for index in range(len(board))],
-            "error_x": {"type": "data", "symmetric": False, "thickness": 1.6, "width": 4, "color": _colour(place),
-                        "array": [100 * (score.interval[1] - score.accuracy) for score in scores],
-                        "arrayminus": [100 * (score.accuracy - score.interval[0]) for score in scores]},
-            "marker": {"size": 9, "symbol": _SYMBOLS[place % len(_SYMBOLS)], "color": _colour(place)},
-            "customdata": [escaped(run.model.name) for run in board], "hovertemplate": "%{customdata}: %{x:.1f} %"})
+        points = [(100 * score.accuracy, index + (place - (len(scopes) - 1) / 2) * step) for index, score in enumerate(scores)]
+        series.append(Series(scope, points, place, line=False, radii=[4.5] * len(points),
+                             titles=[f"{run.model.name}, {scope}: {x:.1f} %" for run, (x, _) in zip(drawn, points, strict=True)],
+                             spans=[(100 * score.interval[0], 100 * score.interval[1]) for score in scores]))
     chance = 100 * board[0].chance
-    traces.append({"type": "scatter", "mode": "lines", "name": f"guessing, {chance:.0f} %", "hoverinfo": "skip",
-                   "x": [chance, chance], "y": [-0.5, len(board) - 0.5],
-                   "line": {"dash": "dot", "width": 1.5, "color": "var(--muted)"}})
-    layout = {
-        "height": 150 + 22 * len(scopes) * len(board),
-        "xaxis": {"title": {"text": "accuracy, %"}, "rangemode": "tozero"},
-        "yaxis": {"tickvals": list(range(len(board))), "ticktext": [escaped(run.model.name) for run in board],
-                  "range": [len(board) - 0.5, -0.5], "automargin": True, "showgrid": False}}
+    guessing = Series(f"guessing, {chance:.0f} %", [(chance, -0.5), (chance, len(drawn) - 0.5)], -1, dashed=True)
+    highest = max(high for one in series for _, high in one.spans)
+    svg = draw([guessing, *series], Axis("accuracy, %", 0, min(100.0, 10 * math.ceil(max(highest, chance) / 10))),
+               Axis("", -0.5, len(drawn) - 0.5, [run.model.name for run in drawn]), height=60 + 22 * len(scopes) * len(drawn))
     columns = ["Model", *(text for scope in scopes for text in (scope, f"{scope}, 95 % interval"))]
-    described = (f"Accuracy of {len(board)} models under {board[0].protocol} with 95 % intervals; guessing would give "
-                 f"{chance:.1f} %.")
-    figure = {"data": traces, "layout": layout}
-    return Chart(f"accuracy-{number}", "Accuracy with 95 % intervals", described, figure, columns, rows)
+    which = f"{len(board)} models" if len(board) == len(drawn) else f"the first {len(drawn)} of {len(board)} models"
+    described = (f"Accuracy of {which} under {board[0].protocol} with 95 % intervals; guessing would give {chance:.1f} %.")
+    return Chart(f"accuracy-{number}", "Accuracy with 95 % intervals", described, svg, columns, rows, [*series, guessing])
 
 
-def reliability_chart(board: Sequence[Run], number: int, shown: set[str]) -> Chart | None:
-    """Reliability diagram: accuracy against confidence in bins; only the models in ``shown`` are on from the start."""
-    traces: list[dict[str, Any]] = [{"type": "scatter", "mode": "lines", "x": [0, 100], "y": [0, 100], "hoverinfo": "skip",
-                                     "name": "perfectly calibrated", "line": {"dash": "dot", "color": "var(--muted)"}}]
-    rows = []
+def reliability_chart(board: Sequence[Run], number: int) -> Chart | None:
+    """Reliability diagram: accuracy against confidence in bins."""
+    perfect = Series("perfectly calibrated", [(0, 0), (100, 100)], -1, dashed=True)
+    series, rows = [perfect], []
     for index, run in enumerate(board):
         bins = [part for part in run.summary.calibration.bins if part.count] if run.summary.calibration else []
         if not bins:
             continue
         most = max(part.count for part in bins)
-        traces.append({
-            "type": "scatter", "mode": "lines+markers", "name": escaped(run.model.name),
-            "visible": True if run.model.name in shown else "legendonly", "line": {"color": _colour(index), "width": 2},
-            "x": [100 * (part.confidence or 0) for part in bins], "y": [100 * (part.accuracy or 0) for part in bins],
-            "customdata": [part.count for part in bins],
-            "marker": {"color": _colour(index), "size": [5 + 11 * math.sqrt(part.count / most) for part in bins]},
-            "hovertemplate": "confidence %{x:.1f} %, right %{y:.1f} %, %{customdata} answers"})
+        points = [(100 * (part.confidence or 0), 100 * (part.accuracy or 0)) for part in bins]
+        series.append(Series(run.model.name, points, index, radii=[2.5 + 5.5 * math.sqrt(part.count / most) for part in bins],
+                             titles=[f"{run.model.name}: confidence {x:.1f} %, right {y:.1f} %, {part.count:,} answers"
+                                     for part, (x, y) in zip(bins, points, strict=True)]))
         rows += [[run.model.name, f"{100 * part.low:.0f} to {100 * part.high:.0f} %", f"{part.count:,}",
                   percent(part.confidence), percent(part.accuracy)] for part in bins]
     if not rows:
         return None
-    layout = {"height": 460, "xaxis": {"title": {"text": "confidence, %"}, "range": [0, 100]},
-              "yaxis": {"title": {"text": "right, %"}, "range": [0, 100]}}
-    described = ("How often answers given with a certain confidence are right. On the dotted line confidence can be taken at "
+    described = ("How often answers given with a certain confidence are right. On the dashed line confidence can be taken at "
                  "its word; below it the model is too sure of itself. Larger marks stand for more answers.")
-    return Chart(f"reliability-{number}", "Reliability of the confidence", described, {"data": traces, "layout": layout},
-                 ["Model", "Confidence", "Answers", "Mean confidence", "Right"], rows)
+    return Chart(f"reliability-{number}", "Reliability of the confidence", described,
+                 draw(series, Axis("confidence, %", 0, 100), Axis("right, %", 0, 100), height=380),
+                 ["Model", "Confidence", "Answers", "Mean confidence", "Right"], rows, series)
 
 
 def loss_chart(curves: Mapping[str, Path]) -> Chart:
@@ -114,25 +90,31 @@ def loss_chart(curves: Mapping[str, Path]) -> Chart:
     Raises:
         UserError: a folder has no ``metrics.jsonl``, or it is malformed.
     """
-    traces, rows = [], []
+    series: list[Series] = []
+    rows = []
     for index, (name, folder) in enumerate(curves.items()):
         losses, heldout = read_metrics(folder / "metrics.jsonl")
-        for values, what, style in ((losses, "training", {"width": 1.5}), (heldout, "held-out", {"dash": "dash", "width": 2})):
+        for values, what in ((losses, "training"), (heldout, "held-out")):
             if not values:
                 continue
             thin = _thinned(sorted(values.items()))
-            traces.append({"type": "scatter", "mode": "lines+markers" if what == "held-out" else "lines",
-                           "name": escaped(f"{name}, {what}"), "x": [step for step, _ in thin], "y": [loss for _, loss in thin],
-                           "line": {**style, "color": _colour(index)}, "marker": {"size": 7, "color": _colour(index)}})
+            series.append(Series(f"{name}, {what}", thin, index, dashed=what == "held-out",
+                                 radii=[3] * len(thin) if what == "held-out" else (),
+                                 titles=[f"{name}, {what}: {loss:.3f} at step {step:,.0f}" for step, loss in thin]))
             first, last = min(values), max(values)
             numbers = (values[first], values[last], min(values.values()))
             rows.append([name, what, f"{len(values):,}", *(f"{number:.3f}" for number in numbers)])
-    layout = {"height": 400, "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
-              "yaxis": {"title": {"text": "loss, nats per token"}}}
     described = (f"Loss per token during training. Curves of more than {_MOST_POINTS} steps are drawn as means of "
                  "neighbouring steps.")
-    return Chart("loss", "Loss during training", described, {"data": traces, "layout": layout},
-                 ["Model", "Loss", "Measurements", "First", "Last", "Lowest"], rows)
+    return Chart("loss", "Loss during training", described, _loss_drawing(series),
+                 ["Model", "Loss", "Measurements", "First", "Last", "Lowest"], rows, series)
+
+
+def _loss_drawing(series: Sequence[Series]) -> Markup:
+    steps, losses = zip(*(point for one in series for point in one.points), strict=True)
+    room = 0.05 * (max(losses) - min(losses)) or 0.05 * max(losses) or 1.0
+    return draw(series, Axis("step", 0, max(*steps, 1)),
+                Axis("loss, nats a token", max(0.0, min(losses) - room), max(losses) + room))
 
 
 def read_metrics(path: Path) -> tuple[dict[int, float], dict[int, float]]:

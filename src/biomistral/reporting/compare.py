@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.errors import UserError
+from biomistral.reporting.pairwise import SIGNIFICANT
 from biomistral.reporting.results import Run, read_results
 from biomistral.seeds import seed
-from biomistral.statistics import detectable_difference, differences, holm, mcnemar, paired_difference, ranks_with_ties
+from biomistral.statistics import detectable_difference, differences, holm, mcnemar, paired_difference
 
-SIGNIFICANT = 0.05
 _BOARD_PARTS = ("benchmark", "benchmark's content", "split", "limit", "protocol", "protocol's definition",
                 "number of permutations", "questions", "translations")
 
@@ -78,34 +78,12 @@ def against(baseline: Run, runs: Sequence[Run], kind: str, scope: str, root: int
     return {run.model.name: one for run, one in zip(others, found, strict=True)}
 
 
-def not_beaten(runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """The model that leads, and those the exact paired test (Holm) cannot tell from it."""
-    leader = max(runs, key=lambda run: run.summary.overall.accuracy)
-    rivals = [run for run in runs if run is not leader]
-    p_values = [mcnemar(*discordant(leader, run)) for run in rivals]
-    tied = [run.model.name for run, p in zip(rivals, holm(p_values), strict=True) if p >= SIGNIFICANT]
-    return leader.model.name, tied
-
-
 def boards(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs sorted into tables whose rows may be compared, in the order in which the tables first appear."""
     found: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         found.setdefault(run.board, []).append(run)
     return list(found.values())
-
-
-def ranks(board: Sequence[Run]) -> list[int]:
-    """Rank of each run, 1 the best: one more than the number of runs that are better over all questions by the exact paired test,
-    corrected for the number of pairs (Holm). Runs that are beaten by as many share a rank."""
-    pairs = [(one, other) for one in range(len(board)) for other in range(one)]
-    found = [discordant(board[one], board[other]) for one, other in pairs]
-    better = [[False] * len(board) for _ in board]
-    for (one, other), (gained, lost), p in zip(pairs, found, holm([mcnemar(*each) for each in found]), strict=True):
-        if p < SIGNIFICANT:
-            winner, loser = (one, other) if gained > lost else (other, one)
-            better[winner][loser] = True
-    return ranks_with_ties([run.summary.overall.accuracy for run in board], better)
 
 
 def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:

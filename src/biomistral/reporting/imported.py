@@ -5,11 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from biomistral.artifact import Workspace
 from biomistral.errors import UserError
-from biomistral.files import write_json
 from biomistral.recipe import canonical_hash
-from biomistral.reporting.settings import ImportedResultsSettings
 from biomistral.statistics import wilson
 
 KIND = "reported"
@@ -21,23 +18,20 @@ _PROMPT = ("dataset_path", "dataset_name", "test_split", "doc_to_text", "doc_to_
 _RUN = ("lm_eval_version", "chat_template_sha", "system_instruction_sha", "fewshot_as_multiturn")
 
 
-def bring(work: Workspace) -> None:
-    """Write ``reported.json`` (docs/formats.md) of an lm-eval results file.
+def from_lm_eval(path: Path, name: str) -> dict[str, Any]:
+    """``reported.json`` (docs/formats.md) of an lm-eval results file.
 
     Raises:
         UserError: the file is not one, or holds no accuracy.
     """
-    settings: ImportedResultsSettings = work.settings
-    data, path = _read(work.locate(settings.file)), work.locate(settings.file)
-    name = settings.name or str(data.get("model_name") or "").rstrip("/").rpartition("/")[2]
+    data = _read(path)
+    name = name or str(data.get("model_name") or "").rstrip("/").rpartition("/")[2]
     if not name:
         raise UserError(f"{path}: does not say which model it is about; name it with --name")
     protocols = _protocols(data, path)
     about = {"name": name, "dtype": str(data["config"].get("model_dtype") or "").removeprefix("torch.") or None,
              "parameters": data["config"].get("model_num_parameters")}
-    write_json(work.path / f"{KIND}.json", {"model": about, "harness": f"lm-eval {data['lm_eval_version']}",
-                                            "protocols": protocols})
-    work.counts = {"protocols": len(protocols), "tasks": len({task for one in protocols.values() for task in one["tasks"]})}
+    return {"model": about, "harness": f"lm-eval {data['lm_eval_version']}", "protocols": protocols}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -95,12 +89,17 @@ def read_imported(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / f"{KIND}.json").read_text(encoding="utf-8")))
 
 
+def groups(reported: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a model and table: what lm-eval wrote is one, other files may hold several."""
+    return list(reported.get("several") or [reported])
+
+
 def tables(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One table for every protocol and definition: what differs in either does not stand in one table, ours in none of them."""
-    boards: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in found:
+    """One table for every protocol, definition and set of tasks: what differs in one stands in another table, ours in none."""
+    boards: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in (one for reported in found for one in groups(reported)):
         for protocol, scores in one["protocols"].items():
-            board = boards.setdefault((protocol, scores["definition_hash"]), {
+            board = boards.setdefault((protocol, scores["definition_hash"], *sorted(scores["tasks"])), {
                 "protocol": protocol, "harness": one["harness"], "definition_hash": scores["definition_hash"],
                 "definition": scores["definition"], "tasks": list(scores["tasks"]), "rows": []})
             board["rows"].append({"model": one["model"]["name"], "scores": scores["tasks"], "average": scores["average"]})

@@ -15,18 +15,15 @@ from pydantic import ValidationError
 
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
-from biomistral.recipe import canonical_hash
+from biomistral.reporting.questionnaire import QUESTION, Labels, Numbers, Questionnaire, asked
 from biomistral.reporting.results_file import BenchmarkInfo, Fertility, ModelInfo, Protocol, Score, Summary
 from biomistral.scoring.permutations import published_letter
 
-Labels: TypeAlias = NDArray[np.object_]
 Scores: TypeAlias = NDArray[np.float64]
 _TOLERANCE = 1e-6
-_QUESTION = ("task", "language", "question", "group", "answer", "options")
 _LATER = {"permutation": pa.int32(), "order": pa.list_(pa.int32()), "cluster": pa.string()}
 """Columns that older folders lack."""
-_MOST_PERMUTATIONS = 1_000_000
-_COLUMNS = ("model", "protocol", *_QUESTION, "shot_set", "right")
+_COLUMNS = ("model", "protocol", *QUESTION, "shot_set", "right")
 
 
 @dataclass(frozen=True)
@@ -38,19 +35,37 @@ class Run:
     benchmark: BenchmarkInfo
     protocol: str
     summary: Protocol
-    tasks: Labels
-    groups: Labels
-    languages: Labels
-    clusters: Labels
-    """The same for questions that ask the same: what is no independent evidence."""
+    questionnaire: Questionnaire
     scores: Scores
-    shot_sets: int
-    permutations: int
-    chance: float
     fertility: Fertility | None
     """What each language costs this model's tokenizer; None: not known."""
-    questions: str
-    """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
+
+    @property
+    def shot_sets(self) -> int:
+        return self.questionnaire.shot_sets
+
+    @property
+    def permutations(self) -> int:
+        return self.questionnaire.permutations
+
+    @property
+    def chance(self) -> float:
+        return self.questionnaire.chance
+
+    @property
+    def questions(self) -> str:
+        """Hash of the questions and their right answers: runs that share it are aligned, row by row."""
+        return self.questionnaire.digest
+
+    @property
+    def tasks(self) -> Labels:
+        """The task of each question."""
+        return self.questionnaire.tasks.labels()
+
+    @property
+    def clusters(self) -> Numbers:
+        """The same number for questions that ask the same: what is no independent evidence."""
+        return self.questionnaire.clusters.numbers
 
     @property
     def board(self) -> tuple[Any, ...]:
@@ -64,16 +79,14 @@ class Run:
         """The groups of questions, what was taught first."""
         return sorted(self.summary.groups, key=lambda name: name != "taught")
 
-    def places(self, kind: str, name: str) -> NDArray[np.int64]:
+    def places(self, kind: str, name: str, language: str = "") -> Numbers:
         """Where the questions of one task, group or language stand, or of all: kind ``task``, ``group``, ``language`` or
-        ``overall``."""
-        if kind == "overall":
-            return np.arange(len(self.scores))
-        return np.flatnonzero({"task": self.tasks, "group": self.groups, "language": self.languages}[kind] == name)
+        ``overall``; of one language only, if one is named."""
+        return self.questionnaire.places(kind, name, language)
 
-    def scope(self, kind: str, name: str) -> Scores:
+    def scope(self, kind: str, name: str, language: str = "") -> Scores:
         """The scores of these questions."""
-        chosen: Scores = self.scores[self.places(kind, name)]
+        chosen: Scores = self.scores[self.places(kind, name, language)]
         return chosen
 
 
@@ -90,8 +103,9 @@ class Results:
         return self.summary.model
 
 
-def read_results(folder: Path) -> Results:
-    """Read a results folder and recompute every accuracy in it from its answers.
+def read_results(folder: Path, known: list[Questionnaire] | None = None) -> Results:
+    """Read a results folder and recompute every accuracy in it from its answers. ``known`` are questionnaires read before: one
+    that fits is used again, and new ones are put there.
 
     Raises:
         UserError: it is not a finished results folder, a file is malformed, or summary and answers disagree.
@@ -106,8 +120,8 @@ def read_results(folder: Path) -> Results:
     if found != set(summary.protocols):
         raise UserError(f"{folder}: results.json has protocols {sorted(summary.protocols)}, answers.parquet {sorted(found)}; "
                         "evaluate again")
-    runs = {name: _run(folder, summary, name, answers.filter(pc.equal(answers["protocol"], name)))
-            for name in summary.protocols}
+    own = {name: answers.filter(pc.equal(answers["protocol"], name)) if len(found) > 1 else answers for name in summary.protocols}
+    runs = {name: _run(folder, summary, name, own[name], [] if known is None else known) for name in summary.protocols}
     for run in runs.values():
         _check(run)
     return Results(artifact, summary, runs)
@@ -120,8 +134,9 @@ def read_all(folders: Iterable[Path]) -> list[Results]:
         UserError: see `read_results`; or two different models, or two rows of one table, share a name.
     """
     results: list[Results] = []
+    known: list[Questionnaire] = []
     for folder in folders:
-        new = read_results(folder)
+        new = read_results(folder, known)
         for old in results:
             if old.model.name != new.model.name:
                 continue
@@ -165,16 +180,15 @@ def _read_answers(path: Path) -> pa.Table:
 
 
 def _as_published(table: pa.Table) -> pa.Table:
-    """Right answers by their published letters, so that a question's permutations are one question; ``way``: how it was asked."""
+    """Right answers by their published letters, so that a question's permutations are one question."""
     for name, kind in _LATER.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(table), kind))
-    number, cluster = pc.fill_null(table["permutation"], 0), pc.coalesce(table["cluster"], table["question"])
-    way = pc.add(pc.multiply(pc.cast(table["shot_set"], pa.int64()), _MOST_PERMUTATIONS), number)
-    columns = {"answer": _published_answers(table), "permutation": number, "cluster": cluster}
+    columns = {"answer": _published_answers(table), "permutation": pc.fill_null(table["permutation"], 0),
+               "cluster": pc.coalesce(table["cluster"], table["question"])}
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), name, column)
-    return table.append_column("way", way)
+    return table
 
 
 def _published_answers(table: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -184,28 +198,19 @@ def _published_answers(table: pa.Table) -> pa.ChunkedArray | pa.Array:
     return pa.array([published_letter({"order": order}, answer) for answer, order in rows], pa.string())
 
 
-def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table) -> Run:
+def _run(folder: Path, summary: Summary, protocol: str, answers: pa.Table, known: list[Questionnaire]) -> Run:
     """Collapse the answers of one protocol to one score a question, in the order of task, language and question."""
-    right = answers.set_column(answers.column_names.index("right"), "right", pc.cast(answers["right"], pa.float64()))
-    ways = ("shot_set", "permutation", "way")
-    table = right.group_by([*_QUESTION, "cluster"]).aggregate([("right", "mean"), ("right", "count"),
-                                                                *((way, "count_distinct") for way in ways)])
-    table = table.sort_by([(name, "ascending") for name in _QUESTION])
-    counts = [pc.unique(table[name]).to_pylist() for name in (*(f"{way}_count_distinct" for way in ways), "right_count")]
-    shot_sets, permutations = counts[0][0], counts[1][0]
-    if counts != [[shot_sets], [permutations], [shot_sets * permutations], [shot_sets * permutations]]:
-        raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set and "
-                        "permutation; evaluate again")
-    questions = canonical_hash([table[name].to_pylist() for name in _QUESTION])
-    chance = pc.mean(pc.divide(1.0, pc.cast(table["options"], pa.float64()))).as_py()
-    tasks, groups, languages, clusters = (_strings(table[name]) for name in ("task", "group", "language", "cluster"))
-    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], tasks, groups, languages,
-               clusters, table["right_mean"].to_numpy(), shot_sets, permutations, chance, summary.fertility, questions)
-
-
-def _strings(column: pa.ChunkedArray) -> Labels:
-    labels: Labels = np.array(column.to_pylist(), dtype=object)
-    return labels
+    table = answers.select([*QUESTION, "cluster", "shot_set", "permutation"])
+    questionnaire = next((one for one in known if one.answers.equals(table)), None)
+    if questionnaire is None:
+        questionnaire = asked(table)
+        if questionnaire is None:
+            raise UserError(f"{folder}/answers.parquet: {protocol}: a question was not answered exactly once per shot set and "
+                            "permutation; evaluate again")
+        known.append(questionnaire)
+    right = answers["right"].to_numpy().astype(np.float64)
+    return Run(folder, summary.model, summary.benchmark, protocol, summary.protocols[protocol], questionnaire,
+               questionnaire.mean_scores(right), summary.fertility)
 
 
 def _check(run: Run) -> None:
@@ -213,9 +218,10 @@ def _check(run: Run) -> None:
     summary = run.summary
     scores = [("overall", "overall", summary.overall)]
     languages = {name: one.overall for name, one in summary.languages.items()}
-    kinds = [("task", summary.tasks, run.tasks), ("group", summary.groups, run.groups)]
-    for kind, claimed, found in [*kinds, ("language", languages, run.languages)] if languages else kinds:
-        names = set(found) - {""}
+    there = run.questionnaire
+    kinds = [("task", summary.tasks, there.tasks), ("group", summary.groups, there.groups)]
+    for kind, claimed, found in [*kinds, ("language", languages, there.languages)] if languages else kinds:
+        names = set(found.names) - {""}
         if names != set(claimed):
             raise _disagree(run, f"{kind}s", sorted(claimed), sorted(names))
         scores += [(kind, name, score) for name, score in claimed.items()]
@@ -223,8 +229,7 @@ def _check(run: Run) -> None:
         _check_score(run, kind if kind == "overall" else f"{kind} {name}", score, run.scope(kind, name))
     for language, own in summary.languages.items():
         for task, score in own.tasks.items():
-            both = np.intersect1d(run.places("language", language), run.places("task", task))
-            _check_score(run, f"language {language}: task {task}", score, run.scores[both])
+            _check_score(run, f"language {language}: task {task}", score, run.scope("task", task, language))
     mean = sum(score.accuracy for score in summary.tasks.values()) / len(summary.tasks)
     if not _close(summary.average, mean):
         raise _disagree(run, "average of the tasks", summary.average, mean)
@@ -233,8 +238,8 @@ def _check(run: Run) -> None:
 def _check_score(run: Run, where: str, score: Score, values: Scores) -> None:
     if score.n != len(values):
         raise _disagree(run, f"{where}: n", score.n, len(values))
-    if not _close(score.accuracy, values.mean()):
-        raise _disagree(run, f"{where}: accuracy", score.accuracy, values.mean())
+    if not _close(score.accuracy, found := float(values.mean())):
+        raise _disagree(run, f"{where}: accuracy", score.accuracy, found)
     low, high = score.interval
     if not 0 <= low <= score.accuracy + _TOLERANCE or not score.accuracy - _TOLERANCE <= high <= 1:
         raise UserError(f"{run.folder}/results.json: {run.protocol}: {where}: accuracy {score.accuracy:.4f} is not inside "

@@ -60,6 +60,18 @@ class Sensitivity(_Part):
     consistency: float
 
 
+class Position(_Part):
+    """How often options at one place are chosen, and are right."""
+
+    chosen: float
+    right: float
+
+
+class Positions(_Part):
+    shares: dict[str, Position]
+    distance: float
+
+
 class Bin(_Part):
     low: float
     high: float
@@ -133,7 +145,10 @@ class Protocol(_Part):
     overall: Score
     average: float
     degenerate: Degenerate | None = None
+    positions: Positions | None = None
+    shot_sets: Sensitivity | None = None
     permutations: Sensitivity | None = None
+    unparsed: dict[str, int] = Field(default_factory=dict)
     calibration: Calibration | None = None
     seconds: float | None = None
     questions_per_second: float | None = None

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from biomistral.reporting import language_table
-from biomistral.reporting.compare import boards, ranks
+from biomistral.reporting.compare import boards
+from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import read_results
 
 
@@ -18,7 +19,7 @@ def read(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def ranks_of(folders: Sequence[Path]) -> dict[str, list[int]]:
     """Ranks with ties by protocol, in the order of the folders: where there are several, asked the same questions."""
     runs = [run for folder in folders for run in read_results(folder).runs.values()]
-    return {board[0].protocol: ranks(board) for board in boards(runs) if len(board) == len(folders) > 1}
+    return {board[0].protocol: pairs(board).ranks() for board in boards(runs) if len(board) == len(folders) > 1}
 
 
 def render(results: Sequence[dict[str, Any]], ranks: Mapping[str, Sequence[int]]) -> str:

@@ -1,4 +1,4 @@
-"""What the page says, as plain data: the same that ``results.json`` beside it holds. No HTML here."""
+"""What the pages say, as plain data: the same that ``results.json`` beside them holds. No HTML here."""
 
 import csv
 import math
@@ -8,8 +8,10 @@ from importlib import resources
 from typing import Any
 
 from biomistral.assets import licence_of
-from biomistral.reporting.compare import Difference, against, boards, not_beaten
+from biomistral.recipe import canonical_hash
+from biomistral.reporting.compare import Difference, against
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
+from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import Results, Run
 
 Differences = dict[tuple[str, str], dict[str, Difference]]
@@ -24,16 +26,24 @@ LETTER_MASS_FOLLOWED = 0.5
 
 
 def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str, Any]:
-    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline."""
+    """One table: the runs of one protocol on the same questions, best first, with paired differences to the baseline.
+
+    Ranks are shared where the paired test tells two rows apart no more; ``best`` names, for all questions, each group, language
+    and task, and each task of each language, the one row that it tells from every other, or None.
+    """
     runs = sorted(board, key=lambda run: (-run.summary.overall.accuracy, run.model.name))
     baseline = next((run for run in board if run.model.name == baseline_name), None)
     first = board[0]
     groups, tasks = first.group_names, list(first.summary.tasks)
+    languages, asked = _languages(runs), first.questionnaire.languages.names
+    ranks = {language: pairs(runs, "language", language).ranks() for language in languages}
     scopes = [_OVERALL, *(("group", name) for name in groups)]
     differences = {scope: against(baseline, board, *scope, root) for scope in scopes} if baseline else {}
-    leader, tied = not_beaten(board)
+    everywhere = pairs(runs)
+    leader, tied = runs[everywhere.leader()].model.name, [runs[place].model.name for place in everywhere.not_beaten()]
     return {
-        "benchmark": first.benchmark.model_dump(), "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
+        "id": f"{first.protocol}~{canonical_hash(list(first.board))[:12]}", "benchmark": first.benchmark.model_dump(),
+        "protocol": first.protocol, "protocol_words": protocol_words(first.protocol),
         "definition": first.summary.definition,
         "definition_hash": first.summary.definition_hash, "questions_hash": first.questions, "questions": len(first.scores),
         "shot_sets": first.shot_sets, "chance": first.chance, "groups": groups, "tasks": tasks if len(tasks) > 1 else [],
@@ -42,9 +52,31 @@ def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str,
         "has_letter_mass": any(run.summary.overall.letter_mass is not None for run in runs),
         "permutations": first.permutations,
         "has_calibration": any(run.summary.calibration is not None for run in runs),
-        "finding": _finding(runs, baseline, differences),
-        "rows": [_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences)
-                 for run in runs]}
+        "finding": _finding(runs, baseline, differences), "languages": languages,
+        "without_languages": [run.model.name for run in runs if not run.summary.languages] if len(asked) > 1 else [],
+        "best": _best(runs, tasks, languages),
+        "rows": [{**_row(run, run is baseline, run.model.name == leader and len(runs) > 1 and not tied, differences),
+                  "rank": rank, "ranks": {language: own[place] for language, own in ranks.items()}}
+                 for place, (run, rank) in enumerate(zip(runs, everywhere.ranks(), strict=True))]}
+
+
+def _languages(runs: Sequence[Run]) -> list[str]:
+    """The languages that every row has scores in, if there are several; folders of early versions have none."""
+    found = [name for name in runs[0].summary.languages if all(name in run.summary.languages for run in runs)]
+    return found if len(found) > 1 else []
+
+
+def _best(runs: Sequence[Run], tasks: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
+    """The models that the paired test tells from every other one, by what they are best at."""
+    def name(kind: str, scope: str, language: str = "") -> str | None:
+        place = pairs(runs, kind, scope, language).best()
+        return None if place is None else runs[place].model.name
+
+    own = {language: runs[0].summary.languages[language].tasks for language in languages}
+    return {"overall": name("overall", "overall"), "groups": {group: name("group", group) for group in runs[0].group_names},
+            "tasks": {task: name("task", task) for task in tasks},
+            "languages": {language: name("language", language) for language in languages},
+            "cells": {language: {task: name("task", task, language) for task in own[language]} for language in languages}}
 
 
 def protocol_words(protocol: str) -> str:
@@ -117,6 +149,18 @@ def _finding(runs: Sequence[Run], baseline: Run | None, differences: Differences
             "main": _difference(differences[scope][best.model.name]), "control": _difference(control.get(best.model.name))}
 
 
+def versions_note(results: Sequence[Results]) -> str:
+    """Which models were evaluated by another version than the first, in words; nothing where all are of one."""
+    def made(result: Results) -> tuple[str, int]:
+        return str(result.artifact.manifest["made"]["biomistral"]), int(result.artifact.manifest["version"])
+
+    first = made(results[0])
+    others = dict.fromkeys(f"{result.model.name} by {made(result)[0]} (evaluate {made(result)[1]})"
+                           for result in results if made(result) != first)
+    return "" if not others else (f"Not all rows were measured by one version: {results[0].model.name} by {first[0]} (evaluate "
+                                  f"{first[1]}), {', '.join(others)}; those not named as {results[0].model.name}.")
+
+
 def lineage_view(result: Results) -> dict[str, Any]:
     """The chain of one results folder for the page: no path of the machine that made it, each artifact written out once."""
     node = lineage_of(result.artifact)
@@ -142,7 +186,7 @@ def _node_view(node: Node, seen: set[str]) -> dict[str, Any]:
 def _without_paths(value: Any, names: dict[str, str]) -> Any:
     """Settings with the places of inputs replaced by their short names."""
     if isinstance(value, dict):
-        return {name: _without_paths(item, names) for name, item in value.items()}
+        return {names.get(name, name): _without_paths(item, names) for name, item in value.items()}
     if isinstance(value, list):
         return [_without_paths(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
@@ -156,12 +200,3 @@ def published() -> dict[str, Any]:
     return {"tasks": [name for name in rows[0] if name not in fixed],
             "rows": [{**{name: row[name] for name in fixed},
                       "scores": {name: float(value) for name, value in row.items() if name not in fixed}} for row in rows]}
-
-
-def page_view(results: Sequence[Results], baseline: str, protocol: str, root: int) -> dict[str, Any]:
-    """Everything the page shows. Boards whose protocol is ``protocol`` come first."""
-    runs = [run for result in results for run in result.runs.values()]
-    tables = sorted(boards(runs), key=lambda board: board[0].protocol != protocol)
-    return {"baseline": baseline, "boards": [board_view(board, baseline, root) for board in tables],
-            "several_benchmarks": len({board[0].board[:4] for board in tables}) > 1,
-            "lineage": [lineage_view(result) for result in results], "published": published()}

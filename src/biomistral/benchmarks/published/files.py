@@ -133,7 +133,8 @@ def _csv(file: DataFile) -> Iterator[tuple[str, Row]]:
 
 
 def _is_mmlu(row: list[str]) -> bool:
-    return len(row) == 6 and row[5].strip() in tuple("ABCD")
+    """Not so for the header ``id,stem,A,B,C,D`` of what people write themselves."""
+    return len(row) == 6 and row[5].strip() in tuple("ABCD") and row[2:] != list("ABCD")
 
 
 def _json(file: DataFile) -> Iterator[tuple[str, Row]]:

@@ -1,0 +1,1 @@
+"""Putting a finished folder on the Hugging Face hub, with its card."""
