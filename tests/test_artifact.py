@@ -177,7 +177,7 @@ def test_a_damaged_manifest_is_refused_in_one_line(tmp_path: Path, text: str) ->
 
 def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     execute(ToySettings(), tmp_path / "a")
-    with pytest.raises(UserError, match="holds a toy artifact, a corpus artifact was expected"):
+    with pytest.raises(UserError, match="holds an artifact of kind toy; one of kind corpus is needed here"):
         open_artifact(tmp_path / "a", "corpus")
 
 

@@ -93,7 +93,7 @@ def test_the_command_and_its_refusals(place: Path, capsys: pytest.CaptureFixture
     write_questions(place / "other.parquet", [Question(id="x", task="t", stem="?", options=("a", "b"), answer="A")])
     with pytest.raises(UserError, match=r"is not the benchmark that was asked .* name it with --suite"):
         contamination(place / "results", place / "dirty", place / "other.parquet")
-    with pytest.raises(UserError, match="holds a evaluate artifact, a corpus artifact was expected"):
+    with pytest.raises(UserError, match="holds an artifact of kind evaluate; one of kind corpus is needed here"):
         contamination(place / "results", place / "results")
     moved = (place / "questions.parquet").rename(place / "moved.parquet")
     with pytest.raises(UserError, match="the benchmark that was asked is gone"):

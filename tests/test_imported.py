@@ -128,5 +128,5 @@ def test_beside_ours_on_the_page_but_in_no_table_of_ours(tmp_path: Path, capsys:
     assert "<b>Zoé</b>" not in page
     with pytest.raises(UserError, match="imported results stand beside measured ones"):
         execute(ReportSettings(results=[str(tmp_path / "theirs")]), tmp_path / "alone")
-    with pytest.raises(UserError, match="holds a reported artifact, a evaluate artifact was expected"):
+    with pytest.raises(UserError, match="holds an artifact of kind reported; one of kind evaluate is needed here"):
         compare(ours, [tmp_path / "theirs"])

@@ -84,7 +84,7 @@ def test_rows_that_give_no_question_are_kept_with_their_reason(tmp_path: Path, c
     assert [row["reason"] for row in refused] == ["no right option is marked", "option B is empty", "no right option is marked",
                                                   "another row has this id", "the stem is empty"]
     assert refused[0]["place"].endswith("mine.csv:3")
-    assert "5 rows give no question" in caplog.text
+    assert "rows that give no question: 5" in caplog.text
     assert made.manifest["facts"]["refused"]["no right option is marked"] == 2
 
 

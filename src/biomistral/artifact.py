@@ -77,7 +77,7 @@ def open_artifact(path: Path, kind: str | None = None) -> Artifact:
     if schema != SCHEMA:
         raise UserError(f"{manifest}: manifest schema {schema}, this version reads {SCHEMA}; make the artifact again")
     if kind is not None and found != kind:
-        raise UserError(f"{path}: holds a {found} artifact, a {kind} artifact was expected")
+        raise UserError(f"{path}: holds an artifact of kind {found}; one of kind {kind} is needed here")
     return artifact
 
 

@@ -40,7 +40,7 @@ def sound(work: Workspace, items: Iterable[Question | Refusal]) -> Iterator[Ques
             yield item
     work.facts["refused"] = dict(reasons)
     if refused:
-        log.warning("%d rows give no question: refused.jsonl says why", len(refused))
+        log.warning("rows that give no question: %d; refused.jsonl says why", len(refused))
         write_text(work.path / "refused.jsonl", "\n".join(refused) + "\n")
 
 

@@ -198,5 +198,6 @@ def label(node: Node) -> str:
 
 def licence_words(licences: dict[str, Any]) -> str:
     """``CC-BY-4.0 112, CC0-1.0 10``: most frequent first; what is not a count is given as it stands."""
-    ordered = sorted(licences.items(), key=lambda item: (-item[1] if isinstance(item[1], int) else 0, item[0]))
+    found = [(name, value) for name, value in licences.items() if value != 0]
+    ordered = sorted(found, key=lambda item: (-item[1] if isinstance(item[1], int) else 0, item[0]))
     return ", ".join(f"{name} {value:,}" if isinstance(value, int) else f"{name}: {value}" for name, value in ordered)
