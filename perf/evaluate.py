@@ -226,7 +226,7 @@ def best_batch(options: argparse.Namespace, folder: Path, protocol: str) -> int:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    prepare(folder)
+    in_own_process("prepare", folder)  # a child's peak begins at what its parent holds when it is started
     report: dict[str, Any] = {"machine": f"{platform.machine()}, one thread", "questions": options.questions,
                               "limit": in_own_process("limits", folder, options.questions)}
     write_task(folder, "hundred", PROTOCOLS[0], END_TO_END)
