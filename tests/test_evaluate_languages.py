@@ -18,7 +18,7 @@ from biomistral.evaluation.settings import EvaluateSettings
 from biomistral.models.load import load_tokenizer
 from biomistral.recipe import canonical_hash
 from biomistral.records import Question, read_rows, write_questions
-from biomistral.reporting.apart import languages_of
+from biomistral.reporting.apart import joined
 from biomistral.reporting.compare import compare
 from biomistral.reporting.ensemble import ensemble
 from biomistral.reporting.results import read_results
@@ -247,8 +247,8 @@ def test_languages_measured_apart_are_paired_as_if_asked_together(place: Path, c
         run(place, f"apart-{language}", benchmark=str(place / f"{language}.parquet"), protocols=["letters-0shot"])
     folders = [place / f"apart-{language}" for language in ("pt", "zh")]
     expected = results(place, "both")["protocols"]["letters-0shot"]["languages"]
-    found = languages_of(read_results(english).runs["letters-0shot"],
-                         [one for folder in folders for one in read_results(folder).runs.values()])
+    beside = [one for folder in folders for one in read_results(folder).runs.values()]
+    found = joined(read_results(english).runs["letters-0shot"], beside).summary.model_dump()["languages"]
     assert {name: one["gap"] for name, one in found.items()} == {name: one["gap"] for name, one in expected.items()}
     assert {name: one["overall"]["accuracy"] for name, one in found.items()} == {
         name: one["overall"]["accuracy"] for name, one in expected.items()}

@@ -170,7 +170,7 @@ def test_summary_that_its_answers_do_not_bear_out_is_refused(tmp_path: Path, cha
 def test_broken_folders_are_refused(tmp_path: Path, chain: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="not a finished artifact"):
         read_results(tmp_path)
-    with pytest.raises(UserError, match="holds a corpus artifact"):
+    with pytest.raises(UserError, match="holds an artifact of kind corpus"):
         read_results(chain["corpus"])
     folder = make_results(tmp_path, chain, "base")
     (folder / "answers.parquet").write_bytes(b"PAR1 but not really")

@@ -55,7 +55,7 @@ def origin(node: Node, published: Mapping[str, str]) -> Origin:
     """Everything a card says of an artifact's past."""
     if node.kind not in MODELS:
         return Origin([], None, [node], [node] if node.kind == "corpus" else [], [], _languages([node]), _own_parts(node))
-    steps = [part for part in _walk(node) if part.kind in MODELS]
+    steps = [part for part in node.walk(parents) if part.kind in MODELS]
     texts = _unique(text for step in steps for text in _named(step, _TEXTS))
     bases, kinds = _bases(node, published)
     sets = [name for text in texts if (name := _hub_name(text, published, "datasets/"))]
@@ -72,17 +72,6 @@ def parents(node: Node) -> list[Node]:
         chosen = node.settings.get("candidates", {}).get(node.facts.get("chosen"))
         return [part for part in node.inputs if part.name == chosen]
     return _named(node, _PLACES)
-
-
-def _walk(node: Node) -> Iterator[Node]:
-    seen: set[str] = set()
-    waiting = [node]
-    while waiting:
-        one = waiting.pop(0)
-        if one.key not in seen:
-            seen.add(one.key)
-            yield one
-            waiting.extend(parents(one))
 
 
 def _named(node: Node, places: Mapping[str, tuple[str, ...]]) -> list[Node]:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from biomistral.errors import UserError
 from biomistral.reporting.results import Results, Run, read_results
 from biomistral.reporting.results_file import Score
+from biomistral.reporting.view import warnings
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-_FOLLOWED = 0.5
-"""Below this mean probability on the option letters a model did not follow the prompt (SPEC section 3)."""
 _ECE_SAID = 10.0
 """Points of expected calibration error from which on confidence is no measure of being right."""
 
@@ -90,17 +89,9 @@ def limitations(runs: Sequence[Run]) -> list[str]:
     found = []
     for run in runs:
         summary, where = run.summary, f"{run.benchmark.name}, {run.protocol}"
-        if bad := summary.degenerate:
-            found.append(f"{where}: answers {bad.letter} to {100 * bad.share:.0f} % of the questions; always answering "
-                         f"{bad.letter} scores {100 * bad.score_of_always:.1f} %. That is a habit, not knowledge.")
-        elif (distance := _letter_bias(run)) is not None:
+        found += [f"{where}: {one['text']}" for one in warnings(run)]
+        if summary.degenerate is None and (distance := _letter_bias(run)) is not None:
             found.append(f"{where}: letter bias {distance:.2f} (0: chooses letters as often as they are right, 1: always one).")
-        mass = summary.overall.letter_mass
-        if mass is not None and mass < _FOLLOWED:
-            found.append(f"{where}: gives the option letters only {100 * mass:.0f} % of its probability: it does not follow this "
-                         "prompt.")
-        if summary.overall.interval[0] <= run.chance <= summary.overall.interval[1]:
-            found.append(f"{where}: over all questions not shown to differ from guessing ({100 * run.chance:.0f} %).")
         if summary.calibration and (ece := summary.calibration.ece) is not None:
             said = "its confidence is no measure of being right" if ece >= _ECE_SAID else "confidence and accuracy are near"
             found.append(f"{where}: expected calibration error {ece:.1f} points (10 bins): {said}.")

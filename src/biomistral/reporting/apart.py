@@ -12,25 +12,6 @@ from biomistral.reporting.results_file import Fertility, LanguageScores
 from biomistral.scoring.gaps import ENGLISH, Asked, Scores, gaps
 
 
-def languages_of(run: Run, everything: Sequence[Run]) -> dict[str, Any]:
-    """A run's scores by language (as ``languages`` of a protocol in ``results.json``), with those of the runs beside it where it
-    has English: gaps are what they would be had all been asked together.
-
-    Raises:
-        UserError: see `beside`.
-    """
-    found = _own(run)
-    others = beside(run, everything)
-    if not others:
-        return found
-    for other in others:
-        found |= {language: {**scores, "gap": None} for language, scores in _own(other).items()}
-    asked = {language: _scores(one, language) for one in (run, *others) for language in _own(one) if language != ENGLISH}
-    for language, gap in gaps(asked, _scores(run, ENGLISH), run.protocol).items():
-        found[language]["gap"] = gap
-    return found
-
-
 def joined(run: Run, everything: Sequence[Run]) -> Run:
     """A run whose summary has the languages of the runs beside it too; the run itself if there are none.
 
@@ -40,10 +21,22 @@ def joined(run: Run, everything: Sequence[Run]) -> Run:
     others = beside(run, everything)
     if not others:
         return run
-    languages = {name: LanguageScores.model_validate(scores) for name, scores in languages_of(run, everything).items()}
+    languages = {name: LanguageScores.model_validate(scores) for name, scores in _languages_with(run, others).items()}
     costs = {name: cost for one in (run, *others) if one.fertility for name, cost in one.fertility.languages.items()}
     fertility = Fertility(context_length=run.fertility.context_length if run.fertility else None, languages=costs)
     return replace(run, summary=run.summary.model_copy(update={"languages": languages}), fertility=fertility)
+
+
+def _languages_with(run: Run, others: Sequence[Run]) -> dict[str, Any]:
+    """The scores by language (as ``languages`` of a protocol in ``results.json``) of a run that has English and of those beside
+    it: gaps are what they would be had all been asked together."""
+    found = _own(run)
+    for other in others:
+        found |= {language: {**scores, "gap": None} for language, scores in _own(other).items()}
+    asked = {language: _scores(one, language) for one in (run, *others) for language in _own(one) if language != ENGLISH}
+    for language, gap in gaps(asked, _scores(run, ENGLISH), run.protocol).items():
+        found[language]["gap"] = gap
+    return found
 
 
 def beside(run: Run, everything: Sequence[Run]) -> list[Run]:
@@ -72,7 +65,7 @@ def gap_rows(run: Run, others: Sequence[Run]) -> Iterator[dict[str, Any]]:
     """`compare`'s rows of each language beside a run's English: ``model`` and ``baseline`` say the language, ``without_twin`` how
     many questions count in none of it."""
     found = beside(run, others)
-    languages = languages_of(run, others)
+    languages = _languages_with(run, found) if found else {}
     for other in found:
         for language in _own(other):
             gap = languages[language]["gap"]

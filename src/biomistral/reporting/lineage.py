@@ -1,7 +1,7 @@
 """Lineage: from a leaderboard, results or model folder back to the corpus, its articles and their licences."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ class Node:
     facts: dict[str, Any]
     inputs: tuple["Node", ...]
 
-    def walk(self) -> Iterator["Node"]:
-        """This node and everything below it, each once, parents before what they were made from."""
+    def walk(self, along: Callable[["Node"], Iterable["Node"]] | None = None) -> Iterator["Node"]:
+        """This node and everything below it, each once, parents before what they were made from; by all inputs, or by those that
+        ``along`` gives."""
         seen: set[str] = set()
         waiting = [self]
         while waiting:
@@ -41,7 +42,7 @@ class Node:
             if node.key not in seen:
                 seen.add(node.key)
                 yield node
-                waiting.extend(node.inputs)
+                waiting.extend(along(node) if along else node.inputs)
 
     def corpora(self) -> list["Node"]:
         """The corpora that anything here was trained on."""

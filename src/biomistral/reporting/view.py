@@ -101,7 +101,7 @@ def _row(run: Run, is_baseline: bool, is_best: bool, differences: Differences) -
             "calibration": summary.calibration.model_dump() if summary.calibration else None,
             "permutations": summary.permutations.model_dump() if summary.permutations else None,
             "degenerate": summary.degenerate.model_dump() if summary.degenerate else None,
-            "seconds": summary.seconds, "questions_per_second": summary.questions_per_second, "warnings": _warnings(run)}
+            "seconds": summary.seconds, "questions_per_second": summary.questions_per_second, "warnings": warnings(run)}
 
 
 def _about(run: Run) -> str:
@@ -116,7 +116,7 @@ def _difference(value: Difference | None) -> dict[str, Any] | None:
     return None if value is None else {**asdict(value), "direction": value.direction, "significant": value.significant}
 
 
-def _warnings(run: Run) -> list[dict[str, str]]:
+def warnings(run: Run) -> list[dict[str, str]]:
     """What a reader must know before believing the row, in words."""
     found, summary = [], run.summary
     if summary.degenerate is not None:
