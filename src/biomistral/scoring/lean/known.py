@@ -94,8 +94,8 @@ def open_engine(folder: Path, dtype: torch.dtype, device: torch.device, max_batc
         return engine_for(load_model(folder, dtype, device), max_batch_tokens)
     files = _Files(folder)
     place = cache_folder() / "lean" / f"{_key(folder, files)}.json"
-    with suppress(OSError, ValueError):  # there is none yet, or it is damaged
-        return _engine(json.loads(place.read_text(encoding="utf-8")), files, max_batch_tokens)
+    if (known := _written(place)) is not None:
+        return _engine(known, files, max_batch_tokens)
     model = load_model(folder, dtype, device)
     outside = proved(model)
     if outside is None:
@@ -105,6 +105,15 @@ def open_engine(folder: Path, dtype: torch.dtype, device: torch.device, max_batc
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(place, description)
     return taken_over(model, outside, max_batch_tokens)
+
+
+def _written(place: Path) -> dict[str, Any] | None:
+    """A description; None where there is none yet, or a damaged one."""
+    try:
+        found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _key(folder: Path, files: _Files) -> str:
