@@ -225,7 +225,7 @@ def words(tasks, count=4):
 def test_a_reached_budget_leaves_what_is_finished_if_asked_to_and_says_how_to_go_on(home, monkeypatch):
     monkeypatch.setattr("biomistral.translation.stage._AT_ONCE", 4)
     suite = bench(home, words(("nerves", "bones", "signs")))
-    prices = {"price_in": 1000, "price_out": 1000, "concurrency": 2}
+    prices = {"price_in": 1000, "price_out": 1000, "concurrency": 1}
     with serving() as place:
         run(place, suite, home / "all", use=prices)
         cost = read_manifest(home / "all")["cost"]
