@@ -56,6 +56,10 @@ class Engine(ABC):
     longest: int = 600
     """Most characters of a piece."""
 
+    def fits(self, text: str) -> bool:
+        """Whether it takes a text at once; models count in tokens besides."""
+        return len(text) <= self.longest
+
     @abstractmethod
     def can(self, source: str, target: str) -> bool:
         """Whether it translates in this direction."""
