@@ -21,8 +21,8 @@ def _how_to_get_one(folder: Path) -> str:
     """M2M100's tokenizer of transformers 5 keeps the 100 languages where CTranslate2's converter (4.8) does not look for them."""
     about = folder / "tokenizer_config.json"
     if about.is_file() and "M2M100Tokenizer" in about.read_text(encoding="utf-8"):
-        return ("an M2M100, on which CTranslate2's own converter fails (its vocabulary lacks the languages); convert an NLLB model "
-                "instead, or use this one with --engine transformers")
+        return ("an M2M100, on which CTranslate2's own converter fails (its vocabulary lacks the languages); convert an NLLB "
+                "model instead, or use this one with --engine transformers")
     return "convert a model first (ct2-transformers-converter)"
 
 
