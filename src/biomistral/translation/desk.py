@@ -1,7 +1,7 @@
 """Asking engines by way of the memory: only what nobody has translated yet is sent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from biomistral.progress import bar, log
 from biomistral.translation.cutting import cut, joined
@@ -31,6 +31,8 @@ class Desk:
     run: str
     remembered: int = 0
     made: int = 0
+    said: set[str] = field(default_factory=set)
+    """Estimates that were said: the first is said before anything begins, and again where it is the first round's."""
 
     def translate(self, engine: Engine, orders: Sequence[Order]) -> list[tuple[Fields, list[Reason]]]:
         """Each order's translated fields, and what is wrong with the engine's answers.
@@ -49,7 +51,7 @@ class Desk:
     def kept(self) -> int:
         return self.remembered + self.made
 
-    def foresee(self, engine: Engine, orders: Sequence[Order]) -> None:
+    def foresee(self, engine: Engine, orders: Sequence[Order], binding: bool = False) -> None:
         """Say what an engine will take for what is not remembered.
 
         Raises:
@@ -58,13 +60,16 @@ class Desk:
         pieces = [_piece(order, part.fields) for order in orders for part in cut(order.fields, engine)]
         wanted = {self._key(engine, piece): piece for piece in pieces}
         known = self.memory.get(wanted) if not engine.by_item else {}
-        self._say(engine, [piece for key, piece in wanted.items() if key not in known], len(known))
+        self._say(engine, [piece for key, piece in wanted.items() if key not in known], len(known), binding)
 
-    @staticmethod
-    def _say(engine: Engine, pieces: Sequence[Piece], known: int) -> None:
-        if pieces:
-            log.info("%s: %s%s", engine.identity["engine"], engine.foresee(pieces),
-                     f" ({known:,} were translated before)" if known else "")
+    def _say(self, engine: Engine, pieces: Sequence[Piece], known: int, binding: bool = False) -> None:
+        if not pieces:
+            return
+        said = (f"{engine.identity['engine']} to {pieces[0].target}: {engine.foresee(pieces, binding)}"
+                + (f" ({known:,} were translated before)" if known else ""))
+        if said not in self.said:
+            log.info("%s", said)
+        self.said.add(said)
 
     @staticmethod
     def _key(engine: Engine, piece: Piece) -> str:

@@ -78,12 +78,18 @@ class Rounds:
             UserError: an engine cannot be used; what was translated is remembered.
         """
         size = self.at_once or len(jobs)
-        if self.all_or_none:
-            self.desk.foresee(self.forward[0], [self._order(job, 0) for job in jobs if not job.sound])
+        if self.forward[0].charges:
+            self._foresee([self._order(job, 0) for job in jobs if not job.sound])
         for start in range(0, len(jobs), size):
             self._run(jobs[start:start + size])
             for job in jobs[start:start + size]:
                 job.finished = True
+
+    def _foresee(self, orders: Sequence[Order]) -> None:
+        """Say what the first round takes, there and back, where the sources stand for translations that are not made yet."""
+        self.desk.foresee(self.forward[0], orders, self.all_or_none)
+        if self.back is not None and self.back.charges:
+            self.desk.foresee(self.back, [Order(order.item, order.fields, self.language, order.source) for order in orders])
 
     def _run(self, jobs: Sequence[Job]) -> None:
         for engine in self.forward:

@@ -96,6 +96,8 @@ def _run(rounds: Rounds, jobs: Sequence[Job], means: Sequence[Means], settings: 
         rounds.run(jobs)
     except BudgetError as error:
         done = [job for job in jobs if job.finished]
+        if not done and not rounds.desk.kept:  # nothing is begun: there is nothing to go on with
+            raise
         state = (f"{len(done):,} of {len(jobs):,} questions are finished, for {_cost(means) or 0:.4g}, and {rounds.desk.kept:,} "
                  "answers are remembered")
         if not settings.partial or not done:

@@ -38,6 +38,7 @@ class Api(Engine):
 
     together = True
     rewords = True
+    charges = True
     longest = 8000
 
     def __init__(self, place: Place, use: Requests, account: Account, model: str, more: dict[str, Any]) -> None:
@@ -50,9 +51,9 @@ class Api(Engine):
     def can(self, source: str, target: str) -> bool:
         return True
 
-    def foresee(self, pieces: Sequence[Piece]) -> str:
-        requests = [self._request(number, piece) for number, piece in enumerate(pieces)]
-        said = self._account.estimate((one.prompt_tokens, one.completion_tokens) for one in requests)
+    def foresee(self, pieces: Sequence[Piece], binding: bool = False) -> str:
+        requests = (self._request(number, piece) for number, piece in enumerate(pieces))
+        said = self._account.estimate(((one.prompt_tokens, one.completion_tokens) for one in requests), binding)
         return f"{self._place.url}, {self._model}: {said}"
 
     def translate(self, pieces: Sequence[Piece], deliver: Deliver) -> None:
