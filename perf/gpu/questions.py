@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 from evaluate import PEER, PROTOCOLS, difference, plan, write_task
 from pretrain import MISTRAL_7B, TINY
 
@@ -33,7 +34,8 @@ BATCH_SIZES = (8, 32, 64, 128)
 BUDGETS = (16_384, 32_768, 65_536)
 SHOTS, COMPARED = 20, 24
 INSTRUCTION = "The following are multiple choice questions (with answers) about medical knowledge.\n\n**Question:** **Answer:**("
-SYLLABLES = "car di o hep at neph ro my el osis itis al gia em ia path y ton us phle bo thromb cyt hem ur pne um".split()
+SYLLABLES = ("car", "di", "o", "hep", "at", "neph", "ro", "my", "el", "osis", "itis", "al", "gia", "em", "ia", "path", "y", "ton",
+             "us", "phle", "bo", "thromb", "cyt", "hem", "ur", "pne", "um")
 
 
 def make_questions(folder: Path, count: int) -> None:
@@ -58,10 +60,11 @@ def make_tokenizer(model: Path, questions: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     text = (part for question in read_questions(questions) for part in (question.stem, *question.options, INSTRUCTION))
-    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=TINY["vocab_size"], special_tokens=["<s>", "</s>"],
-                                                            show_progress=False,
-                                                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>").save_pretrained(model)
+    trainer = trainers.BpeTrainer(vocab_size=TINY["vocab_size"], special_tokens=["<s>", "</s>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(text, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast.save_pretrained(model)
 
 
 def make_base(folder: Path, shape: dict[str, Any], device: str) -> None:
@@ -147,8 +150,8 @@ def measure(folder: Path, device: str, options: argparse.Namespace) -> dict[str,
         write_task(folder, protocol, protocol, count)
     subprocess.run([sys.executable, __file__, "--ours", folder, device, str(count), folder / "ours.json"], check=True)
     mine = json.loads((folder / "ours.json").read_text())
-    subprocess.run([options.peer_python or sys.executable, PEER, folder / "model", folder / "task", ",".join(PROTOCOLS), batch_sizes,
-                    folder / "theirs.json", str(count), device], check=True)
+    peer = [options.peer_python or sys.executable, PEER, folder / "model", folder / "task"]
+    subprocess.run([*peer, ",".join(PROTOCOLS), batch_sizes, folder / "theirs.json", str(count), device], check=True)
     theirs = json.loads((folder / "theirs.json").read_text())
     return {protocol: summary(mine[protocol], theirs[protocol], mine["exact"][protocol]) for protocol in PROTOCOLS}
 
@@ -163,10 +166,12 @@ def main() -> None:
     parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
-        return make_base(Path(options.make[0]), json.loads(options.make[2]), options.make[1])
+        make_base(Path(options.make[0]), json.loads(options.make[2]), options.make[1])
+        return
     if options.ours:
         folder, device, count, out = options.ours
-        return ours(Path(folder), device, int(count), Path(out))
+        ours(Path(folder), device, int(count), Path(out))
+        return
     with tempfile.TemporaryDirectory() as name:
         report = measure(Path(name), "cpu" if options.tiny else "cuda", options)
     print(json.dumps(report, indent=1))

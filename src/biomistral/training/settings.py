@@ -34,7 +34,7 @@ class TrainingSettings(ValidationSettings):
     optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description=(
         "AdamW's moments in float32, or in 8 bits by blocks of 256: 2 bytes a parameter instead of 8"))
     compile: bool = Field(False, description=(
-        "have torch compile the decoder's layers, but for attention (with gradient_checkpointing selective: norms and activations "
+        "have torch compile the decoder's layers but for attention (with gradient_checkpointing selective norms and activations "
         "alone); needs a C++ compiler, and rounding differs"))
     evaluate_steps: int = Field(0, ge=0, description="held-out loss every so many steps; 0: only before and at the end")
     evaluate_sequences: int = Field(64, ge=0, description="most held-out sequences looked at, evenly spread; 0: none")

@@ -16,7 +16,8 @@ _RECOMPUTE = torch.utils.checkpoint.CheckpointPolicy.PREFER_RECOMPUTE
 _PRODUCTS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1}
 """Products of linear layers, and which argument is the input; attention's are `bmm`, large to keep and cheap to repeat."""
 
-_ATTENTION = ("torch_attn::_varlen_attn", "aten::_scaled_dot_product_flash_attention", "aten::_scaled_dot_product_cudnn_attention")
+_ATTENTION = ("torch_attn::_varlen_attn", "aten::_scaled_dot_product_flash_attention",
+              "aten::_scaled_dot_product_cudnn_attention")
 """Attention in one kernel, as on a GPU: what it gives is no larger than its queries."""
 
 _CHEAP = 4
