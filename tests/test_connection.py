@@ -1,8 +1,11 @@
 """Connections to a server, against small servers in the same loop: kept, closed, broken, by TLS, through a proxy."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 
 import pytest
@@ -105,6 +108,28 @@ def test_one_that_was_closed_while_nobody_asked_is_opened_anew():
         assert served.connections == 2
 
     asyncio.run(talk())
+
+
+def test_one_that_was_closed_while_the_loop_was_busy_is_opened_anew():
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as other:
+        server.settimeout(5)
+
+        def serve():
+            for _ in range(2):
+                with server.accept()[0] as there:
+                    while b"ask" not in there.recv(1000):
+                        pass
+                    there.sendall(PLAIN)
+
+        async def talk():
+            served = other.submit(serve)
+            with to(f"http://127.0.0.1:{server.getsockname()[1]}/v1") as connection:
+                for _ in range(2):
+                    assert (await connection.post("/", [], b"ask")).body == b"ok"
+                    time.sleep(0.1)  # the loop stands still
+            served.result(timeout=5)
+
+        asyncio.run(talk())
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200"])

@@ -5,6 +5,7 @@ for; this spends 0.55, and a request leaves in one piece.
 """
 
 import asyncio
+import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,16 @@ class Response:
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+def _has_news(writer: asyncio.StreamWriter) -> bool:
+    """Whether there is something to read on an idle connection, which can only be its end: servers close those that were idle for
+    some seconds, and the loop may not have seen that yet if it was busy. A request sent there would be lost."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Connection:
@@ -70,7 +81,7 @@ class Connection:
             self._streams = None
 
     async def _open(self) -> None:
-        if self._streams and not self._streams[0].at_eof():
+        if self._streams and not self._streams[0].at_eof() and not _has_news(self._streams[1]):
             return
         self.close()
         self._http = h11.Connection(h11.CLIENT)
