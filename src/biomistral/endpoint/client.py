@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,10 +11,9 @@ from typing import Any
 
 from biomistral import __version__
 from biomistral.endpoint.account import Account
-from biomistral.endpoint.connection import BrokenError, Connection, Response, UnreachedError
+from biomistral.endpoint.connection import BrokenError, Connections, Response, UnreachedError
 from biomistral.endpoint.pace import Pace
 from biomistral.endpoint.place import Place, words_of
-from biomistral.endpoint.route import route_to
 from biomistral.endpoint.waits import LONGEST_ASKED_SECONDS, asked_for, backoff
 from biomistral.errors import UserError
 from biomistral.progress import log
@@ -70,26 +68,23 @@ class Reply:
 
 
 class Client:
-    """Connections to one server, for as long as its ``with`` lasts; closed at its end, which waits for nothing."""
+    """Asks one server, for as long as its ``async with`` lasts."""
 
     def __init__(self, place: Place, use: Requests, account: Account) -> None:
         self.place, self.use, self.account = place, use, account
         self.pace = Pace(use.requests_per_minute, use.tokens_per_minute)
         self._closing, self._heard = asyncio.Event(), asyncio.Event()
         self._answered, self._said = False, 0.0
-        route = route_to(place.url)
-        self._path = route.url.path
-        self._headers = [("Accept", "application/json"), ("Accept-Encoding", "identity"), ("Content-Type", "application/json"),
-                         ("User-Agent", f"biomistral/{__version__}"), *place.headers().items()]
-        self._connections = [Connection(route) for _ in range(use.concurrency)]
-        self._idle = list(self._connections)
+        self._connections = Connections(place.url, {
+            "Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": "application/json",
+            "User-Agent": f"biomistral/{__version__}", **place.headers()})
 
-    def __enter__(self) -> "Client":
+    async def __aenter__(self) -> "Client":
+        await self._connections.__aenter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for connection in self._connections:
-            connection.close()
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._connections.__aexit__(kind, error, trace)
 
     def close(self) -> None:
         """Begin nothing new; what is in flight may end."""
@@ -165,19 +160,16 @@ class Client:
 
     async def _once(self, request: Request) -> Reply:
         started = time.perf_counter()
-        connection = self._idle.pop()
         body = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         try:
             async with asyncio.timeout(self.use.timeout):
-                answer = await connection.post(f"{self._path}/{request.route}", self._headers, body.encode("utf-8", "replace"))
+                answer = await self._connections.post(request.route, body.encode("utf-8", "replace"))
         except TimeoutError as error:
             raise _AgainError(f"no answer within {self.use.timeout:g} s (--timeout)", lost=True) from error
         except UnreachedError as error:
             raise self._unreached(error) from error
         except BrokenError as error:
             raise _AgainError(str(error), lost=True) from error
-        finally:
-            self._idle.append(connection)
         self._judge(request, answer)
         try:
             data = json.loads(answer.body)
@@ -195,8 +187,8 @@ class Client:
         Raises:
             UserError: the server shows a certificate that is not to be trusted.
         """
-        if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-            raise UserError(f"{self.place.url}: {error.__cause__.verify_message}; its certificate is not trusted here") from error
+        if error.certificate is not None:
+            raise UserError(f"{self.place.url}: {error.certificate}; its certificate is not trusted here") from error
         return _AgainError(str(error), nobody=True)
 
     def _judge(self, request: Request, answer: Response) -> None:

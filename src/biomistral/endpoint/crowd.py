@@ -41,13 +41,12 @@ class _Crowd:
         self.failures: list[UserError] = []
 
     async def ask(self, place: Place, use: Requests, account: Account, alone: float) -> None:
-        with Client(place, use, account) as client:
+        async with Client(place, use, account) as client:
             askers = [asyncio.create_task(self._one_after_another(client))]
             if alone:
                 await client.heard(alone)
             askers += [asyncio.create_task(self._one_after_another(client)) for _ in range(use.concurrency - 1)]
             await asyncio.gather(*askers)
-        await asyncio.sleep(0)  # connections are gone one turn after they are closed
 
     async def _one_after_another(self, client: Client) -> None:
         while (found := self._line.next()) is not None:
