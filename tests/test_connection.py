@@ -1,8 +1,11 @@
 """Connections to a server, against small servers in the same loop: kept, closed, broken, by TLS, through a proxy."""
 
 import asyncio
+import socket
 import ssl
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -97,6 +100,29 @@ def test_one_that_was_closed_while_nobody_asked_is_opened_anew():
         assert served.connections == 2
 
     asyncio.run(talk())
+
+
+def test_one_that_was_idle_for_long_is_not_trusted_to_be_open(monkeypatch):
+    monkeypatch.setattr("biomistral.endpoint.connection._IDLE_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as other:
+        server.settimeout(5)
+
+        def serve():
+            for _ in range(2):
+                with server.accept()[0] as there:
+                    while b"ask" not in there.recv(1000):
+                        pass
+                    there.sendall(PLAIN)
+
+        async def talk():
+            served = other.submit(serve)
+            async with to(f"http://127.0.0.1:{server.getsockname()[1]}/v1") as connection:
+                for _ in range(2):
+                    assert (await connection.post("x", b"ask")).body == b"ok"
+                    time.sleep(0.1)  # the loop stands still, and does not see that the server has closed it
+            served.result(timeout=5)
+
+        asyncio.run(talk())
 
 
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200"])

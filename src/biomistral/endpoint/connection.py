@@ -13,6 +13,10 @@ import httpx2
 
 from biomistral.errors import UserError
 
+_IDLE_SECONDS = 4.0
+"""A connection idle for longer is not used again: uvicorn, and so vLLM, closes it after 5 s, and a request that leaves then is
+lost, and may be charged."""
+
 
 class UnreachedError(Exception):
     """No connection came about. ``certificate``: why the server's is not trusted, if that is why."""
@@ -44,8 +48,9 @@ class Connections:
 
     async def __aenter__(self) -> "Connections":
         trusted = httpx2.create_ssl_context() if self._url.startswith("https:") else True  # those that downloads trust
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=trusted), headers=self._headers,
-                                              timeout=aiohttp.ClientTimeout(), cookie_jar=aiohttp.DummyCookieJar())
+        connector = aiohttp.TCPConnector(limit=0, ssl=trusted, keepalive_timeout=_IDLE_SECONDS)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=aiohttp.ClientTimeout(),
+                                              cookie_jar=aiohttp.DummyCookieJar())
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
