@@ -1,6 +1,7 @@
 """Connections to a server, against small servers in the same loop: kept, closed, broken, by TLS, through a proxy."""
 
 import asyncio
+import resource
 import socket
 import ssl
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biomistral.endpoint.client import Request
-from biomistral.endpoint.connection import BrokenError, Connections, UnreachedError, proxy_for
+from biomistral.endpoint.connection import BrokenError, Connections, UnreachedError, allow_open_files, proxy_for
 from biomistral.endpoint.line import Line, Try
 from biomistral.errors import UserError
 
@@ -235,6 +236,20 @@ def test_a_proxy_of_another_kind_is_refused_in_a_line(monkeypatch):
     monkeypatch.setenv("all_proxy", "socks5://localhost:1080")
     with pytest.raises(UserError, match=r"api\.example: the environment names a proxy socks5://localhost for it, and only"):
         proxy_for("http://api.example/v1")
+
+
+def test_as_many_files_may_be_open_as_there_are_connections():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        allow_open_files(200)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+        Connections("http://127.0.0.1/v1", {}, most=200)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (456, hard)
+        allow_open_files(1 << 40)  # more than any system has
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] in (hard, 1 << 40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def requests(count):

@@ -77,7 +77,7 @@ class Client:
         self._answered, self._said = False, 0.0
         self._connections = Connections(place.url, {
             "Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": "application/json",
-            "User-Agent": f"biomistral/{__version__}", **place.headers()})
+            "User-Agent": f"biomistral/{__version__}", **place.headers()}, use.concurrency)
 
     async def __aenter__(self) -> "Client":
         await self._connections.__aenter__()

@@ -3,6 +3,7 @@
 With 1,000 requests in flight one takes a third of the CPU that it takes in httpx2.
 """
 
+import resource
 from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -16,6 +17,10 @@ from biomistral.errors import UserError
 _IDLE_SECONDS = 4.0
 """A connection idle for longer is not used again: uvicorn, and so vLLM, closes it after 5 s, and a request that leaves then is
 lost, and may be charged."""
+
+
+_OTHER_FILES = 256
+"""Beside connections: what is read and written, and what the process had open before."""
 
 
 class UnreachedError(Exception):
@@ -40,9 +45,10 @@ class Response:
 
 
 class Connections:
-    """As many connections as requests are in flight, for as long as the ``async with`` lasts."""
+    """As many connections as requests are in flight, ``most`` of them, for as long as the ``async with`` lasts."""
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str, headers: dict[str, str], most: int = 1) -> None:
+        allow_open_files(most + _OTHER_FILES)
         self._url, self._proxy, self._headers = url, proxy_for(url), headers
         self._session: aiohttp.ClientSession | None = None
 
@@ -77,6 +83,15 @@ class Connections:
             raise UnreachedError(f"the proxy answers HTTP {error.status}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise BrokenError(str(error) or type(error).__name__) from error
+
+
+def allow_open_files(count: int) -> None:
+    """Raise what this process may have open to so many files, as far as the system lets it: each connection is one, and 1,024 are
+    usual."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def proxy_for(url: str) -> str | None:
