@@ -1,6 +1,7 @@
 """Cards: metadata that the hub's own classes read back, text in which no name is markup, commands that the form can serve."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.models.settings import ModelSettings
 from biomistral.recipe import canonical_hash
+from biomistral.reporting.compare import paired
+from biomistral.reporting.results import read_results
+from biomistral.reporting.words import p_words, points
 from biomistral.run import execute
 from tiny import make_model
 from tiny_papers import TinyFinetune, make_papers
@@ -65,6 +69,41 @@ def test_results_become_a_model_index_and_tables(papers: dict[str, Path], tmp_pa
     assert "gives the option letters only 20 % of its probability" in found.text
     assert "expected calibration error 12.3 points" in found.text
     assert "vllm serve someone/tuned-7b" in found.text
+
+
+def test_differences_to_what_it_was_made_from(papers: dict[str, Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tasks": 2, "shot_sets": 3, "skill": {"taught": 0.1, "untaught": 0.3}}
+    adapted = make_results(tmp_path, papers, "adap|ted", "adapted", protocols=("cloze-mean",), **options)
+    base = make_results(tmp_path, papers, "base", "base", protocols=("letters-3shot", "cloze-mean"), letter="", **options)
+    alone = card(papers, "tuned", tmp_path, results=[papers["results"]])
+    assert "on the same questions" not in alone.text
+    found = card(papers, "tuned", tmp_path, results=[adapted, papers["results"], base])
+    assert found.data.to_dict()["model-index"] == alone.data.to_dict()["model-index"]  # the metadata is about this model alone
+    letters, _, cloze = found.text.partition("**tiny, cloze-mean**")
+    assert "Compared with adap" not in letters  # it was not asked under this protocol
+    assert "Compared with base" in letters
+    assert "| corrected |" not in letters
+    own, theirs = (read_results(folder).runs["cloze-mean"] for folder in (papers["results"], adapted))
+    one = paired(own, theirs, "group", "taught")
+    row = next(line for line in cloze.partition("Compared with adap")[2].splitlines() if line.startswith("| group: taught |"))
+    assert row.startswith(f"| group: taught | {one.n} | {100 * one.baseline_accuracy:.1f} | {100 * one.accuracy:.1f} | "
+                          f"{points(one.difference)} | {points(one.low)} to {points(one.high)} | {one.gained}, {one.lost} | "
+                          f"{p_words(one.p)} | ")
+    tables = [block.splitlines() for block in found.text.split("\n\n") if block.startswith("| questions | number |")]
+    assert [len(table) - 2 for table in tables] == [5, 5, 5]  # all, two groups, two tasks
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables[0]} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables[-1]} == {10}
+
+
+def test_results_that_nothing_on_the_card_compares_with(papers: dict[str, Path], tmp_path: Path) -> None:
+    fewer = make_results(tmp_path, papers, "base", "base", limit=7)
+    with pytest.raises(UserError, match=r"nothing on this card compares with these results: the limit differs \(None and 7\)"):
+        card(papers, "tuned", tmp_path, results=[papers["results"], fewer])
+    with pytest.raises(UserError, match="there are no results of the model itself"):
+        card(papers, "tuned", tmp_path, results=[fewer])
+    later = make_results(tmp_path, papers, "gguf", "gguf-Q4_0", tasks=2, shot_sets=3)  # made from the model, not the reverse
+    with pytest.raises(UserError, match="give results of this very folder, or of one it was made from"):
+        card(papers, "tuned", tmp_path, results=[papers["results"], later])
 
 
 def test_origin_in_the_hubs_words(papers: dict[str, Path], tmp_path: Path) -> None:
@@ -231,8 +270,8 @@ def test_refused_in_one_line(papers: dict[str, Path], tmp_path: Path, name: str,
 
 
 def test_results_of_another_model_or_changed_by_hand(papers: dict[str, Path], tmp_path: Path) -> None:
-    other = make_results(tmp_path, papers, "base", "base")
-    with pytest.raises(UserError, match=r"is about 'base' .* give results of this very folder"):
+    other = make_results(tmp_path, papers, "merged", "merged")
+    with pytest.raises(UserError, match=r"is about 'merged' .* give results of this very folder"):
         write_card(papers["tuned"], tmp_path / "x.md", Wanted(results=[other]))
     with pytest.raises(UserError, match="stands in another of these folders too"):
         write_card(papers["tuned"], tmp_path / "x.md", Wanted(results=[papers["results"], papers["results"]]))
