@@ -8,7 +8,7 @@ from biomistral.cards import scores
 from biomistral.cards.licences import RULE, Verdict
 from biomistral.cards.origin import Origin, as_row, attribution_of, parents
 from biomistral.cards.running import Form, commands
-from biomistral.merging.card import public
+from biomistral.merging.card import public, stood_for
 from biomistral.recipe import canonical_hash
 from biomistral.reporting.lineage import Node, label, licence_words
 from biomistral.reporting.results import Run
@@ -126,12 +126,13 @@ def _merge(subject: "Subject", made: Node) -> dict[str, Any]:
     file = subject.folder / "merge.json"
     told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     text = str(told.get("file") or "")
-    names = [entry["name"] for entry in told.get("inputs") or []]
-    for name in sorted(names, key=len, reverse=True):
+    inputs = {entry["name"]: entry for entry in told.get("inputs") or []}
+    for name in sorted(inputs, key=len, reverse=True):
         text = text.replace(name, public(name))
-    facts = made.facts
-    rows = [{"name": public(entry["name"]), "licence": entry["licence"], "drift": facts.get("drift", {}).get(entry["name"]),
-             "kept": facts.get("kept", {}).get(entry["name"])} for entry in told.get("inputs") or []]
+    facts, places = made.facts, made.settings.get("models", {})
+    drift, kept = facts.get("drift", {}), facts.get("kept", {})
+    rows = [{"name": stood_for(name, places.get(name, name)), "licence": entry["licence"], "drift": drift.get(name),
+             "kept": kept.get(name)} for name, entry in inputs.items()]
     return {"method": facts.get("method", "?"), "sign_conflicts": facts.get("sign_conflicts"), "file": text, "parents": rows}
 
 
