@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from biomistral.artifact import input_key, open_artifact, verify
 from biomistral.cards.card import Wanted, write_card
+from biomistral.cards.running import Form, commands, form_of
 from biomistral.cards.wording import code, fenced, plain
 from biomistral.cli import main
 from biomistral.errors import UserError
@@ -159,23 +161,75 @@ def test_only_commands_that_the_form_can_serve(papers: dict[str, Path], tmp_path
     assert tuple(shown) == RUNS[name]
 
 
-@pytest.mark.parametrize("chats", [True, False])
-def test_what_the_card_says_to_type_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], chats: bool) -> None:
-    model = execute(ModelSettings(source=str(make_model(tmp_path / "source")), dtype="float32"), tmp_path / "model").path
+ODD = 'möd"el $HOME `x` \\'
+
+
+@pytest.mark.parametrize(("chats", "name"), [(True, "model"), (False, "model"), (True, ODD)])
+def test_what_the_card_says_to_type_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                         chats: bool, name: str) -> None:
+    model = execute(ModelSettings(source=str(make_model(tmp_path / "source")), dtype="float32"), tmp_path / name).path
     if not chats:
         (model / "chat_template.jinja").unlink()
     text = write_card(model, None, Wanted()).read_text()
-    snippet = text.partition("```python\n")[2].partition("```")[0]
+    snippet = text.partition("```python\n")[2].partition("```\n")[0]
     assert ("apply_chat_template" in snippet) == chats
     assert ("It has no chat template" in text) != chats
-    exec(snippet.replace('from_pretrained("model"', f'from_pretrained("{model}"'), {})
+    monkeypatch.chdir(tmp_path)  # the card names the folder by its own name
+    exec(snippet, {})
     assert capsys.readouterr().out
+
+
+def test_what_an_adapters_card_says_to_type_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base = make_model(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    command = commands(form_of(tmp_path / "adapter"), "adapter", published=False, base="base")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(command.text, names)
+    assert names["model"].peft_config["default"].r == 2
+
+
+SHAPES = {
+    "llama-cli": "-m FILE -cnv", "llama-completion": "-m FILE -no-cnv -n 64 -p TEXT", "llama-server": "-hf NAME",
+    "ollama create": "NAME -f Modelfile", "ollama run": "NAME", "vllm serve": "NAME", "biomistral chat": "NAME",
+    "vllm serve --enable-lora": "BASE --lora-modules adapter=NAME --max-lora-rank 32"}
+"""What each program takes, checked by hand: llama.cpp's and Ollama's by their documentation, vLLM's by its config.lora page."""
+
+
+@pytest.mark.parametrize("name", [ODD, "org/name"])
+@pytest.mark.parametrize("form", ["gguf", "gguf-chat", "plain", "adapter"])
+def test_the_other_commands_have_their_programs_shape(name: str, form: str) -> None:
+    detail = {"file": f"{ODD}-Q4_0.gguf", "type": "Q4_0"} if form.startswith("gguf") else {"r": 24}
+    made_in = Form(form.partition("-")[0], detail, chats=form == "gguf-chat")
+    found = commands(made_in, name, published="/" in name, base="org/base")
+    lines = [line for command in found if command.language == "sh" for line in command.text.splitlines()]
+    for words in map(shlex.split, lines):
+        place = 2 if words[0] in ("ollama", "vllm", "biomistral") else 1
+        program = " ".join(words[:place]) + (" --enable-lora" if "--enable-lora" in words else "")
+        given = [word for word in words[place:] if word != "--enable-lora"]
+        shape = SHAPES[program].split()
+        assert len(given) == len(shape), words
+        for word, wanted in zip(given, shape, strict=True):
+            assert word == wanted or wanted.isupper() or (wanted, word) == ("adapter=NAME", f"adapter={name}"), words
+    if form.startswith("gguf"):
+        created = next(line.split()[2] for line in lines if line.startswith("ollama create"))
+        assert re.fullmatch("[a-z0-9_][a-z0-9_.-]*", created)
+
+
+def test_vllm_knows_only_certain_ranks() -> None:
+    shown = {rank: commands(Form("adapter", {"r": rank}, chats=False), "a", False)[1:] for rank in (8, 16, 17, 200, 512, 513)}
+    ends = {rank: found[0].text.partition("--max-lora-rank ")[2] if found else None for rank, found in shown.items()}
+    assert ends == {8: "", 16: "", 17: "32", 200: "256", 512: "512", 513: None}
 
 
 def test_gguf_names_its_file_and_its_type_on_the_hub(papers: dict[str, Path], tmp_path: Path) -> None:
     text = card(papers, "gguf-Q4_0", tmp_path, repo="Org/Tiny-GGUF").text
-    for command in ("llama-server -hf Org/Tiny-GGUF:Q4_0", "ollama run hf.co/Org/Tiny-GGUF:Q4_0", "llama-cli -m model-Q4_0.gguf",
-                    "ollama create tiny-gguf -f Modelfile"):
+    for command in ("llama-server -hf Org/Tiny-GGUF:Q4_0", "ollama run hf.co/Org/Tiny-GGUF:Q4_0",
+                    "llama-completion -m model-Q4_0.gguf", "ollama create tiny-gguf -f Modelfile"):
         assert command in text
 
 
