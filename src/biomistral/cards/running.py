@@ -90,7 +90,7 @@ def _adapter(form: Form, name: str, base: str) -> list[Command]:
 
 def _gguf(form: Form, name: str, published: bool) -> list[Command]:
     file, kind = form.detail["file"], form.detail["type"]
-    short = re.sub("[^a-z0-9_.-]+", "-", name.rpartition("/")[2].lower()).strip("-.") or "model"  # what Ollama takes as a name
+    short = re.sub(r"[^a-z0-9_.-]+|\.\.+", "-", name.rpartition("/")[2].lower()).strip("-.")[:80] or "model"  # Ollama's names
     # llama.cpp's llama-cli only chats since December 2025; completions moved to a program of their own
     here = [Command("llama.cpp", "sh", f"llama-cli -m {quote(file)} -cnv" if form.chats else
                     f'llama-completion -m {quote(file)} -no-cnv -n 64 -p "Question: Which vitamin deficiency causes scurvy?"',
