@@ -25,9 +25,9 @@ Every command with its options, as `biomistral COMMAND --help` has them. What a 
 SETTINGS = """# Settings
 
 What a recipe's stages can say, by `kind`. A setting with a command-line option has the same name there, with dashes, and a
-dot as a dash: `lora.rank` is `--lora-rank`. [Recipes](guide/recipes.md) says how a recipe is put together.
+dot as a dash: `lora.rank` is `--lora-rank`. `sources[].input` is a setting of each entry of the list `sources`.
+[Recipes](guide/recipes.md) says how a recipe is put together.
 """
-
 MACHINE = """ No part of a recipe either: these are options of the commands that use them, where `requests.` falls away
 (`--concurrency`), and `biomistral.run.execute` takes them as a `Machine`."""
 
