@@ -35,9 +35,10 @@ class Hub:
         for number in range(_TRIES):
             try:
                 return function()
-            except (HfHubHTTPError, httpx2.TransportError, RuntimeError, ValueError) as error:
-                cause = _cause(error)
-                if not isinstance(cause, (HfHubHTTPError, httpx2.TransportError)) and not _is_no_json(cause):
+            except (HfHubHTTPError, httpx2.TransportError, OSError, RuntimeError, ValueError) as error:
+                cause = _cause(error)  # xet's package raises Python's own ConnectionError where others raise httpx2's
+                passes = (HfHubHTTPError, httpx2.TransportError, ConnectionError, TimeoutError)
+                if not isinstance(cause, passes) and not _is_no_json(cause):
                     raise UserError(f"{what}: {self._words(cause)}") from None
                 status = getattr(getattr(cause, "response", None), "status_code", None)
                 if (status is not None and status not in _AGAIN) or number == _TRIES - 1:
