@@ -334,6 +334,14 @@ def test_a_repository_that_is_there(papers: dict[str, Path], hub: Hub, publish: 
     assert len(hub.state()["commits"]) == 2
 
 
+def test_a_library_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.31.0")
+    with pytest.raises(UserError, match=r"needs huggingface_hub 2.4 or newer, here is 1.31.0; .*biomistral\[hub\]"):
+        find_hub()
+
+
 def test_no_network_no_token_no_clear_text(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
     cases = [({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"), ({"token": ""}, "HF_TOKEN is not set"),
              ({"token": "two words"}, "HF_TOKEN holds characters"), ({"endpoint": "http://example.org"}, "is not https")]
