@@ -5,8 +5,9 @@ import signal
 
 from hypothesis import settings
 
-# The same examples in every run: whoever looks for new ones sets HYPOTHESIS_PROFILE=default.
-settings.register_profile("same", derandomize=True)
+# The same examples in every run: whoever looks for new ones sets HYPOTHESIS_PROFILE=default. And no deadline: a busy machine is
+# no fault.
+settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # A run started in the background ignores Ctrl-C, and so would the processes that tests interrupt.

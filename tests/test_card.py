@@ -1,6 +1,8 @@
 """Cards: metadata that the hub's own classes read back, text in which no name is markup, commands that the form can serve."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,15 @@ from hypothesis import strategies as st
 
 from biomistral.artifact import input_key, open_artifact, verify
 from biomistral.cards.card import Wanted, write_card
+from biomistral.cards.running import Form, commands, form_of
 from biomistral.cards.wording import code, fenced, plain
 from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.models.settings import ModelSettings
 from biomistral.recipe import canonical_hash
+from biomistral.reporting.compare import paired
+from biomistral.reporting.results import read_results
+from biomistral.reporting.words import p_words, points
 from biomistral.run import execute
 from tiny import make_model
 from tiny_papers import TinyFinetune, make_papers
@@ -65,6 +71,41 @@ def test_results_become_a_model_index_and_tables(papers: dict[str, Path], tmp_pa
     assert "gives the option letters only 20 % of its probability" in found.text
     assert "expected calibration error 12.3 points" in found.text
     assert "vllm serve someone/tuned-7b" in found.text
+
+
+def test_differences_to_what_it_was_made_from(papers: dict[str, Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tasks": 2, "shot_sets": 3, "skill": {"taught": 0.1, "untaught": 0.3}}
+    adapted = make_results(tmp_path, papers, "adap|ted", "adapted", protocols=("cloze-mean",), **options)
+    base = make_results(tmp_path, papers, "base", "base", protocols=("letters-3shot", "cloze-mean"), letter="", **options)
+    alone = card(papers, "tuned", tmp_path, results=[papers["results"]])
+    assert "on the same questions" not in alone.text
+    found = card(papers, "tuned", tmp_path, results=[adapted, papers["results"], base])
+    assert found.data.to_dict()["model-index"] == alone.data.to_dict()["model-index"]  # the metadata is about this model alone
+    letters, _, cloze = found.text.partition("**tiny, cloze-mean**")
+    assert "Compared with adap" not in letters  # it was not asked under this protocol
+    assert "Compared with base" in letters
+    assert "| corrected |" not in letters
+    own, theirs = (read_results(folder).runs["cloze-mean"] for folder in (papers["results"], adapted))
+    one = paired(own, theirs, "group", "taught")
+    row = next(line for line in cloze.partition("Compared with adap")[2].splitlines() if line.startswith("| group: taught |"))
+    assert row.startswith(f"| group: taught | {one.n} | {100 * one.baseline_accuracy:.1f} | {100 * one.accuracy:.1f} | "
+                          f"{points(one.difference)} | {points(one.low)} to {points(one.high)} | {one.gained}, {one.lost} | "
+                          f"{p_words(one.p)} | ")
+    tables = [block.splitlines() for block in found.text.split("\n\n") if block.startswith("| questions | number |")]
+    assert [len(table) - 2 for table in tables] == [5, 5, 5]  # all, two groups, two tasks
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables[0]} == {9}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables[-1]} == {10}
+
+
+def test_results_that_nothing_on_the_card_compares_with(papers: dict[str, Path], tmp_path: Path) -> None:
+    fewer = make_results(tmp_path, papers, "base", "base", limit=7)
+    with pytest.raises(UserError, match=r"nothing on this card compares with these results: the limit differs \(None and 7\)"):
+        card(papers, "tuned", tmp_path, results=[papers["results"], fewer])
+    with pytest.raises(UserError, match="there are no results of the model itself"):
+        card(papers, "tuned", tmp_path, results=[fewer])
+    later = make_results(tmp_path, papers, "gguf", "gguf-Q4_0", tasks=2, shot_sets=3)  # made from the model, not the reverse
+    with pytest.raises(UserError, match="give results of this very folder, or of one it was made from"):
+        card(papers, "tuned", tmp_path, results=[papers["results"], later])
 
 
 def test_origin_in_the_hubs_words(papers: dict[str, Path], tmp_path: Path) -> None:
@@ -120,23 +161,75 @@ def test_only_commands_that_the_form_can_serve(papers: dict[str, Path], tmp_path
     assert tuple(shown) == RUNS[name]
 
 
-@pytest.mark.parametrize("chats", [True, False])
-def test_what_the_card_says_to_type_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], chats: bool) -> None:
-    model = execute(ModelSettings(source=str(make_model(tmp_path / "source")), dtype="float32"), tmp_path / "model").path
+ODD = 'möd"el $HOME `x` \\'
+
+
+@pytest.mark.parametrize(("chats", "name"), [(True, "model"), (False, "model"), (True, ODD)])
+def test_what_the_card_says_to_type_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                         chats: bool, name: str) -> None:
+    model = execute(ModelSettings(source=str(make_model(tmp_path / "source")), dtype="float32"), tmp_path / name).path
     if not chats:
         (model / "chat_template.jinja").unlink()
     text = write_card(model, None, Wanted()).read_text()
-    snippet = text.partition("```python\n")[2].partition("```")[0]
+    snippet = text.partition("```python\n")[2].partition("```\n")[0]
     assert ("apply_chat_template" in snippet) == chats
     assert ("It has no chat template" in text) != chats
-    exec(snippet.replace('from_pretrained("model"', f'from_pretrained("{model}"'), {})
+    monkeypatch.chdir(tmp_path)  # the card names the folder by its own name
+    exec(snippet, {})
     assert capsys.readouterr().out
+
+
+def test_what_an_adapters_card_says_to_type_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base = make_model(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    command = commands(form_of(tmp_path / "adapter"), "adapter", published=False, base="base")[0]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(command.text, names)
+    assert names["model"].peft_config["default"].r == 2
+
+
+SHAPES = {
+    "llama-cli": "-m FILE -cnv", "llama-completion": "-m FILE -no-cnv -n 64 -p TEXT", "llama-server": "-hf NAME",
+    "ollama create": "NAME -f Modelfile", "ollama run": "NAME", "vllm serve": "NAME", "biomistral chat": "NAME",
+    "vllm serve --enable-lora": "BASE --lora-modules adapter=NAME --max-lora-rank 32"}
+"""What each program takes, checked by hand: llama.cpp's and Ollama's by their documentation, vLLM's by its config.lora page."""
+
+
+@pytest.mark.parametrize("name", [ODD, "org/name"])
+@pytest.mark.parametrize("form", ["gguf", "gguf-chat", "plain", "adapter"])
+def test_the_other_commands_have_their_programs_shape(name: str, form: str) -> None:
+    detail = {"file": f"{ODD}-Q4_0.gguf", "type": "Q4_0"} if form.startswith("gguf") else {"r": 24}
+    made_in = Form(form.partition("-")[0], detail, chats=form == "gguf-chat")
+    found = commands(made_in, name, published="/" in name, base="org/base")
+    lines = [line for command in found if command.language == "sh" for line in command.text.splitlines()]
+    for words in map(shlex.split, lines):
+        place = 2 if words[0] in ("ollama", "vllm", "biomistral") else 1
+        program = " ".join(words[:place]) + (" --enable-lora" if "--enable-lora" in words else "")
+        given = [word for word in words[place:] if word != "--enable-lora"]
+        shape = SHAPES[program].split()
+        assert len(given) == len(shape), words
+        for word, wanted in zip(given, shape, strict=True):
+            assert word == wanted or wanted.isupper() or (wanted, word) == ("adapter=NAME", f"adapter={name}"), words
+    if form.startswith("gguf"):
+        created = next(line.split()[2] for line in lines if line.startswith("ollama create"))
+        assert re.fullmatch("[a-z0-9_][a-z0-9_.-]*", created)
+
+
+def test_vllm_knows_only_certain_ranks() -> None:
+    shown = {rank: commands(Form("adapter", {"r": rank}, chats=False), "a", False)[1:] for rank in (8, 16, 17, 200, 512, 513)}
+    ends = {rank: found[0].text.partition("--max-lora-rank ")[2] if found else None for rank, found in shown.items()}
+    assert ends == {8: "", 16: "", 17: "32", 200: "256", 512: "512", 513: None}
 
 
 def test_gguf_names_its_file_and_its_type_on_the_hub(papers: dict[str, Path], tmp_path: Path) -> None:
     text = card(papers, "gguf-Q4_0", tmp_path, repo="Org/Tiny-GGUF").text
-    for command in ("llama-server -hf Org/Tiny-GGUF:Q4_0", "ollama run hf.co/Org/Tiny-GGUF:Q4_0", "llama-cli -m model-Q4_0.gguf",
-                    "ollama create tiny-gguf -f Modelfile"):
+    for command in ("llama-server -hf Org/Tiny-GGUF:Q4_0", "ollama run hf.co/Org/Tiny-GGUF:Q4_0",
+                    "llama-completion -m model-Q4_0.gguf", "ollama create tiny-gguf -f Modelfile"):
         assert command in text
 
 
@@ -231,8 +324,8 @@ def test_refused_in_one_line(papers: dict[str, Path], tmp_path: Path, name: str,
 
 
 def test_results_of_another_model_or_changed_by_hand(papers: dict[str, Path], tmp_path: Path) -> None:
-    other = make_results(tmp_path, papers, "base", "base")
-    with pytest.raises(UserError, match=r"is about 'base' .* give results of this very folder"):
+    other = make_results(tmp_path, papers, "merged", "merged")
+    with pytest.raises(UserError, match=r"is about 'merged' .* give results of this very folder"):
         write_card(papers["tuned"], tmp_path / "x.md", Wanted(results=[other]))
     with pytest.raises(UserError, match="stands in another of these folders too"):
         write_card(papers["tuned"], tmp_path / "x.md", Wanted(results=[papers["results"], papers["results"]]))

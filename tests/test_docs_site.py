@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from biomistral.recipe import Machine, Recipe, Settings
+from biomistral.run import KINDS, settings_class
 from doc_pages import DOCS, PAGES, ROOT, name
 
 needs_mkdocs = pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None,
@@ -72,6 +75,33 @@ def test_lists_and_tables_are_no_text(site: Path) -> None:
     for page in site.rglob("*.html"):
         for paragraph in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", page.read_text(encoding="utf-8"), re.DOTALL):
             assert not re.search(r"^\s*(?:[-*] |\d+\. |\|)", paragraph, re.MULTILINE), f"{page.name}: {paragraph[:200]}"
+
+
+def settings_within(model: type[Settings]) -> set[type[Settings]]:
+    """A settings class and all that its fields hold, however deep in lists and alternatives."""
+    found, waiting = {model}, [field.annotation for field in model.model_fields.values()]
+    while waiting:
+        annotation = waiting.pop()
+        waiting += typing.get_args(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, Settings) and annotation not in found:
+            found |= settings_within(annotation)
+    return found
+
+
+@needs_mkdocs
+def test_every_setting_there_is_stands_on_its_page(site: Path) -> None:
+    page = (site / "settings.html").read_text(encoding="utf-8")
+    rows = set(re.findall(r"<td><code>(?:[a-z_]+(?:\[\])?\.)*([a-z_]+)</code></td>", page))
+    roots = [Recipe, Machine, *map(settings_class, KINDS)]
+    classes = set().union(*map(settings_within, roots))
+    assert {"Requests", "SecondServer", "SourceSettings", "TeachSettings"} <= {one.__name__ for one in classes}
+    for one in classes:
+        for setting, field in one.model_fields.items():
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+            assert nested or setting in rows, f"{one.__name__}.{setting}"
+            assert nested or field.description, f"{one.__name__}.{setting} is not described"
+    assert "<code>sources[].repeat</code>" in page
+    assert "<code>requests.max_cost</code>" in page
 
 
 @needs_mkdocs

@@ -4,11 +4,14 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -164,16 +167,17 @@ def test_no_cell_is_a_formula(found: list[Score]) -> None:
 
 
 def unescaped(text: str) -> str:
-    back = {value: mark for mark, value in latex._ESCAPES.items()} | {"-{}": "-"}
+    back = {value: mark for mark, value in latex._ESCAPES.items()} | {"-{}": "-", ",{}": ","}
     return re.sub("|".join(re.escape(value) for value in sorted(back, key=len, reverse=True)), lambda m: back[m[0]], text)
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))) | st.sampled_from(HARD))
 def test_latex_prints_what_was_meant(text: str) -> None:
     shown = latex.escape(text)
-    assert unescaped(shown) == "".join(mark for mark in " ".join(text.split()) if mark.isprintable())
-    bare = re.sub(r"\\text[a-z]+\{\}|\\[{}&%$#_]|\{[\[\]*]\}|-\{\}", "", shown)
+    assert unescaped(shown) == "".join(mark for mark in normalize("NFC", " ".join(text.split())) if mark.isprintable())
+    bare = re.sub(r"\\text[a-z]+\{\}|\\[{}&%$#_]|\{[\[\]*]\}|[-,]\{\}", "", shown)
     assert "--" not in shown
+    assert ",," not in shown  # a low quotation mark in T1
     assert not set(bare) & set("\\{}&%$#_~^<>|[]*\n")
 
 
@@ -189,6 +193,40 @@ def test_latex_table(folders: list[Path], tmp_path: Path) -> None:
     for line in text.splitlines():
         if line.endswith("\\\\"):
             assert len(re.findall(r"(?<!\\)&", line)) == 3
+
+
+ESCAPED = {
+    "a_b": r"a\_b", "5%": r"5\%", "a & b": r"a \& b", "#1": r"\#1", "~": r"\textasciitilde{}", "2^3": r"2\textasciicircum{}3",
+    r"\input{x}": r"\textbackslash{}input\{x\}", "[x]": "{[}x{]}", "a--b": "a-{}-b", "a,,b": "a,{},b", "$x$": r"\$x\$",
+    "<b>|": r"\textless{}b\textgreater{}\textbar{}", "e\u0301\u202e": "\u00e9", "é ł ő ß": "é ł ő ß", "العربية": "العربية"}
+
+
+def of_models(names: list[str], protocols: int = 1) -> str:
+    return latex.write([], [Score(name, "b_1 & co", "test", f"5% #{protocol}", "", f"t_{task}^2", 10, 0.5, None, None, None, "~")
+                            for protocol in range(protocols) for name in names for task in range(2)])
+
+
+def test_latex_by_hand() -> None:
+    for text, shown in ESCAPED.items():
+        assert latex.escape(text) == shown
+    plain = of_models([name for name in ESCAPED if name != "العربية"])
+    assert "lualatex" not in plain
+    beyond = of_models(["العربية", "β"])
+    assert "cannot set with these (U+03B2, U+0627, U+0628, U+0629, U+0631, ...): compile with lualatex" in beyond
+    assert all(line.startswith("%") for line in beyond.partition("\n\n")[0].splitlines())
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex: apt-get install texlive-latex-base")
+def test_latex_compiles(tmp_path: Path) -> None:
+    known = [chr(number) for number in range(0x2200) if latex._KNOWN.fullmatch(chr(number)) and chr(number).isprintable()]
+    names = ["".join(known[start:start + 20]) for start in range(0, len(known), 20)]
+    text = of_models([*names, *(name for name in ESCAPED if name != "العربية")]) + of_models(["many tables"], 120)
+    (tmp_path / "table.tex").write_text(text)
+    (tmp_path / "page.tex").write_text(r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,textcomp,graphicx}"
+                                       r"\begin{document}\input{table}\end{document}")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-draftmode", "page.tex"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert b"Missing character" not in done.stdout
 
 
 def test_the_papers_own_results(folders: list[Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from biomistral.errors import UserError
 from biomistral.merging.tokenizer import TEMPLATES
 from biomistral.models.load import load_tokenizer
+from biomistral.quantization.gguf.modelfile import modelfile as write
 from biomistral.quantization.settings import QuantizeSettings
 from biomistral.run import execute
 from gguf_models import make_decoder
@@ -47,8 +48,10 @@ COUNTED = "{% for m in messages %}{{ loop.index ~ ' ' + m.role + ': ' + m.conten
 FIRST = "{{ messages[0]['content'] }}"
 LAST = "{{ messages[-1]['content'] }}"
 LOUD = "{% for m in messages %}{{ m.role + ': ' + m.content | upper + '\\n' }}{% endfor %}"
+SPACED = "{% for m in messages %}{{ m.role + '\u00a0: ' + m.content + '\\n' }}{% endfor %}"
+"""A space that Ollama's reader of Modelfiles leaves out."""
 QUOTES = '{% for m in messages %}{{ \'"""\' + m.content + \'"""\\n\' }}{% endfor %}'
-MORE = {"dated": DATED, "counted": COUNTED, "last": LAST, "first": FIRST, "loud": LOUD, "triple quotes": QUOTES,
+MORE = {"dated": DATED, "counted": COUNTED, "last": LAST, "first": FIRST, "loud": LOUD, "spaced": SPACED, "triple quotes": QUOTES,
         "broken": "{% for m in messages %}{{ m.role.nothing.at_all }}{% endfor %}"}
 """Templates that do more than that, or that a Modelfile cannot hold."""
 TALKS = (["user"], ["user", "assistant", "user"], ["system", "user"],
@@ -119,13 +122,15 @@ def test_a_model_without_a_template_is_given_text_as_it_is(tmp_path: Path, model
 
 def test_where_it_stops_and_how_it_samples(tmp_path: Path, model: Path) -> None:
     with_template(model, TEMPLATES["chatml"], False)
-    generation = {"eos_token_id": [2, 0, 9999], "do_sample": True, "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+    generation = {"eos_token_id": [2, 0, 9999], "do_sample": True, "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1,
+                  "top_k": 50.0}
     path = model / "generation_config.json"
     path.write_text(json.dumps(generation))
     said = parsed(modelfile(model, tmp_path / "sampling"))
     assert [value for name, value in said if name == "PARAMETER stop"] == ["</s>", "<unk>"]
     assert {name: value for name, value in said if name.startswith("PARAMETER") and name != "PARAMETER stop"} == {
-        "PARAMETER temperature": "0.2", "PARAMETER top_p": "0.9", "PARAMETER repeat_penalty": "1.1"}
+        "PARAMETER temperature": "0.2", "PARAMETER top_p": "0.9", "PARAMETER repeat_penalty": "1.1",
+        "PARAMETER top_k": "50"}
     path.write_text(json.dumps({**generation, "do_sample": False, "eos_token_id": 2}))
     said = parsed(modelfile(model, tmp_path / "greedy"))
     assert [name for name, _ in said if name.startswith("PARAMETER")] == ["PARAMETER stop"]
@@ -134,6 +139,12 @@ def test_where_it_stops_and_how_it_samples(tmp_path: Path, model: Path) -> None:
         modelfile(model, tmp_path / "broken")
     path.unlink()
     assert [value for name, value in parsed(modelfile(model, tmp_path / "none")) if name == "PARAMETER stop"] == ["</s>"]
+
+
+def test_licences_that_a_modelfile_can_hold(model: Path) -> None:
+    tokenizer = with_template(model, None, False)
+    for licence, said in (("MIT", "MIT"), ('said "so"\nhere', 'said "so"\nhere'), ('ends in "', None), ("no\u200bspace", None)):
+        assert dict(parsed(write("m.gguf", tokenizer, {}, False, licence))).get("LICENSE") == said
 
 
 def test_the_interpreter_of_these_tests_reads_go() -> None:

@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from biomistral import cli
+from biomistral.cards.card import Wanted, write_card
 from biomistral.errors import UserError
 from biomistral.merging import stream as streaming
 from biomistral.merging.blocks import BLOCK
-from biomistral.merging.card import public
+from biomistral.merging.card import public, stood_for
 from biomistral.merging.diff import diff, render
 from biomistral.merging.floats import Float, narrow, widen
 from biomistral.merging.fused.native import run
 from biomistral.merging.plan import Plan, plan_merge
 from biomistral.merging.report import licence_of
 from biomistral.merging.rows import Rows
+from biomistral.merging.settings import MergeSettings
 from biomistral.run import execute
 from merge_models import FILES, make_models, save_moved, settings
 from tiny import make_model
@@ -158,12 +160,30 @@ def test_the_report_and_the_card(tmp_path: Path, models: dict[str, Path]) -> Non
     assert {entry["key"] for entry in inputs.values()} <= {entry["key"] for entry in manifest["inputs"]}
     card = (out / "README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
-    assert sorted(front["base_model"]) == ["A", "B", "C"]
+    assert "base_model" not in front  # nobody proved under which names they are published
     assert "license" not in front  # not all parents state one
     assert str(models["B"]) not in card
     assert f"| A | apache-2.0 | {report['drift']['A']:.2%} |" in card
     assert f"In {report['sign_conflicts']:.2%} of the entries" in card
     assert "merge_method: ties" in card
+
+
+def test_the_card_names_what_stood_for_the_files_names(tmp_path: Path, models: dict[str, Path],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biomistral.assets._from_hub", lambda name: models["C"])
+    text = FILES["ties"].replace("model: A", "model: mistralai/Mistral-7B-v0.1").replace("model: C", "model: org/third")
+    (tmp_path / "merge.yaml").write_text(text)
+    places = {"mistralai/Mistral-7B-v0.1": str(models["A"]), "B": str(models["B"]), "org/third": "hub:org/third@main"}
+    out = execute(MergeSettings(config=str(tmp_path / "merge.yaml"), models=places), tmp_path / "out").path
+    first = (out / "README.md").read_text()
+    front = yaml.safe_load(first.split("---\n")[1])
+    assert (front["base_model"], front["base_model_relation"]) == (["org/third"], "merge")
+    assert "\n| A, for mistralai/Mistral-7B-v0.1 | not stated | " in first
+    assert "\n| hub:org/third@main | not stated | " in first
+    assert "tokenizer of `A, for mistralai/Mistral-7B-v0.1`" in first
+    whole = write_card(out, tmp_path / "whole.md", Wanted()).read_text()  # the whole card has nothing to correct
+    assert yaml.safe_load(whole.split("---\n")[1])["base_model"] == front["base_model"]
+    assert "\n| A, for mistralai/Mistral-7B-v0.1 | not stated | " in whole
 
 
 def test_licences_of_cards(tmp_path: Path) -> None:
@@ -177,6 +197,11 @@ def test_licences_of_cards(tmp_path: Path) -> None:
 
 
 def test_public_names() -> None:
+    assert stood_for("/a/b/model", "/a/b/model") == "model"
+    assert stood_for("A", "/x/A") == "A"
+    assert stood_for("org/name", "/x/name") == "name, for org/name"
+    assert stood_for("org/name", "hub:org/name@v1") == "hub:org/name@v1"
+    assert stood_for("base", "embedded:smollm2") == "embedded:smollm2, for base"
     assert public("/a/b/model/+../x/lora") == "model+lora"
     assert public("BioMistral/BioMistral-7B") == "BioMistral/BioMistral-7B"
 

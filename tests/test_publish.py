@@ -1,6 +1,7 @@
 """Publishing: against a hub in a process of its own, by the command as it is typed; and everything that forbids it beforehand."""
 
 import base64
+import hashlib
 import json
 import os
 import signal
@@ -9,12 +10,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _runtime
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,8 +55,16 @@ class Hub:
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    process = subprocess.Popen([sys.executable, str(HERE / "hub_server.py"), TOKEN], stdout=subprocess.PIPE, text=True)
+def hub(request: pytest.FixtureRequest) -> Iterator[Hub]:
+    """A hub; as its parameter (indirect) the size of parts in which it takes large files."""
+    words = [sys.executable, str(HERE / "hub_server.py"), TOKEN, str(getattr(request, "param", 0))]
+    with serving(words) as there:
+        yield there
+
+
+@contextmanager
+def serving(words: list[str]) -> Iterator[Hub]:
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield Hub(f"http://127.0.0.1:{process.stdout.readline().strip()}")
@@ -76,11 +87,11 @@ Publish = Callable[..., Done]
 def publish(hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Publish:
     """The command in this process (a new one takes seconds to import everything), with the hub where the library looks for it."""
 
-    def run(*arguments: str | Path, token: str = TOKEN, endpoint: str = "", **more: str) -> Done:
+    def run(*arguments: str | Path, token: str = TOKEN, endpoint: str = "", xet: bool = False, **more: str) -> Done:
         for name, value in {"HF_TOKEN": token, "HF_HUB_OFFLINE": "0", **more}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "ENDPOINT", endpoint or hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(sys, "argv", ["biomistral", "publish", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
@@ -172,23 +183,122 @@ def test_a_hub_that_stays_in_trouble(papers: dict[str, Path], hub: Hub, publish:
     assert waits == [1, 2, 4, 8]
 
 
-def test_killed_in_the_middle_it_goes_on(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
-    hub.order(commit=["stall"])
+def start_publishing(folder: Path, hub: Hub) -> subprocess.Popen[bytes]:
+    """In a process of its own, which can be killed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = {**kept, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-    line = [sys.executable, "-m", "biomistral.cli", "publish", str(papers["tuned"]), "--to", "someone/tuned", "--yes"]
-    process = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
+    line = [sys.executable, "-m", "biomistral.cli", "publish", str(folder), "--to", "someone/tuned", "--yes"]
+    return subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL)
+
+
+def kill_when(process: subprocess.Popen[bytes], hub: Hub, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What the hub held when it was killed."""
     deadline = time.monotonic() + 100
-    while "commit" not in hub.state()["calls"] and time.monotonic() < deadline:
+    while not reached(hub.state()) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = hub.state()
+    return hub.state()
+
+
+def test_killed_in_the_middle_it_goes_on(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
+    hub.order(commit=["stall"])
+    before = kill_when(start_publishing(papers["tuned"], hub), hub, lambda state: "commit" in state["calls"])
     assert before["puts"], "the weights had arrived"
     assert hub.files("models/someone/tuned") == {}, "nothing is seen before everything is there"
     assert publish(papers["tuned"], "--to", "someone/tuned", "--yes").returncode == 0
     assert hub.state()["puts"] == before["puts"], "what had arrived was not sent again"
     assert "manifest.json" in hub.files("models/someone/tuned")
+
+
+# ---- large files: in parts, and by xet -------------------------------------------------------------------------------
+
+PART = 4_096
+"""Of the hub's 5 GB; the weights of these tests have 10,240 bytes."""
+
+
+def parts_of(weights: Path, state: dict[str, Any]) -> list[list[int]]:
+    """For each time that a file's upload was begun, the bytes of each part that arrived."""
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return [parts for upload, parts in state["parts"].items() if upload.startswith(digest)]
+
+
+@pytest.mark.parametrize("hub", [PART], indirect=True)
+def test_in_parts_with_faults_that_pass(papers: dict[str, Path], hub: Hub, publish: Publish,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.order(part=["500", "ok", "drop", "ok", "lost"], complete=["500"])
+    done = publish(papers["tuned"], "--to", "someone/tuned", "--yes")
+    assert done.returncode == 0, done.stderr
+    weights = papers["tuned"] / "model.safetensors"
+    assert hub.files("models/someone/tuned")["model.safetensors"] == weights.read_bytes()
+    assert parts_of(weights, hub.state()) == [[PART, PART, 10_240 - 2 * PART]]  # one upload: only lost parts were sent again
+
+
+@pytest.mark.parametrize("hub", [PART], indirect=True)
+def test_killed_between_two_parts_it_goes_on(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
+    """Storage behind a hub forgets an upload that nobody ended: that file begins anew."""
+    weights = papers["tuned"] / "model.safetensors"
+    hub.order(part=["ok", "ok", "stall"])
+    before = kill_when(start_publishing(papers["tuned"], hub), hub, lambda state: state["calls"].count("part") == 3)
+    assert parts_of(weights, before) == [[PART, PART]]
+    assert hub.files("models/someone/tuned") == {}
+    done = publish(papers["tuned"], "--to", "someone/tuned", "--yes")
+    assert done.returncode == 0, done.stderr
+    after = hub.state()
+    assert parts_of(weights, after) == [[PART, PART], [PART, PART, 10_240 - 2 * PART]]
+    assert len(after["commits"]) == 1
+    assert hub.files("models/someone/tuned")["model.safetensors"] == weights.read_bytes()
+
+
+@pytest.mark.parametrize("hub", [PART], indirect=True)
+def test_parts_that_do_not_fit_are_refused(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
+    hub.order(complete=["echo"])
+    done = publish(papers["tuned"], "--to", "someone/tuned", "--yes")
+    assert done.returncode == 2
+    assert "uploading model.safetensors: the hub answered 400" in done.stderr
+    assert hub.state()["commits"] == []
+
+
+def test_a_hub_without_xet_takes_large_files_all_the_same(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:
+    """The library asks no hub whether it has xet: where hf_xet is installed, it takes xet or fails."""
+    pytest.importorskip("hf_xet")
+    done = publish(papers["tuned"], "--to", "someone/tuned", "--yes", xet=True)
+    assert done.returncode == 0, done.stderr
+    assert hub.files("models/someone/tuned")["model.safetensors"] == (papers["tuned"] / "model.safetensors").read_bytes()
+    assert hub.state()["calls"].count("xet") == 1
+    assert hashlib.sha256((papers["tuned"] / "model.safetensors").read_bytes()).hexdigest() in hub.state()["puts"]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_hub_with_xet(papers: dict[str, Path], publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                        installed: bool) -> None:
+    if installed:
+        pytest.importorskip("hf_xet")
+    else:
+        monkeypatch.setitem(_runtime._package_versions, "hf_xet", "N/A")
+    storage = tmp_path / "storage"
+    with serving([sys.executable, str(HERE / "hub_server.py"), TOKEN, "0", str(storage)]) as hub:
+        for _ in range(2):
+            done = publish(papers["tuned"], "--to", "someone/tuned", "--yes", xet=True, endpoint=hub.url)
+            assert done.returncode == 0, done.stderr
+        state = hub.state()
+    assert state["repos"]["models/someone/tuned"]["files"]["model.safetensors"]
+    assert bool(state["puts"]) != installed
+    stored = [path for path in storage.rglob("*") if path.is_file()] if installed else []
+    assert bool(stored) == installed
+    assert len(state["commits"]) == 1  # the second run found everything there
+
+
+def test_xet_storage_that_is_out_of_reach(papers: dict[str, Path], hub: Hub, publish: Publish,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("biomistral.publishing.transfer._has_xet_there", lambda hub, place: True)  # it had, a moment ago
+    done = publish(papers["tuned"], "--to", "someone/tuned", "--yes", xet=True)
+    assert done.returncode == 2
+    assert "uploading model.safetensors: the hub cannot be reached (Network error" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 REFUSED = [
@@ -222,6 +332,14 @@ def test_a_repository_that_is_there(papers: dict[str, Path], hub: Hub, publish: 
     assert "questions.parquet" not in hub.files("datasets/someone/questions")
     assert "documents.parquet" in hub.files("datasets/someone/questions")
     assert len(hub.state()["commits"]) == 2
+
+
+def test_a_library_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.31.0")
+    with pytest.raises(UserError, match=r"needs huggingface_hub 2.4 or newer, here is 1.31.0; .*biomistral\[hub\]"):
+        find_hub()
 
 
 def test_no_network_no_token_no_clear_text(papers: dict[str, Path], hub: Hub, publish: Publish) -> None:

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from biomistral.cli import app
-from biomistral.recipe import Input, Settings, StageSettings
+from biomistral.recipe import Input, Machine, Recipe, Settings
 from biomistral.run import KINDS, settings_class
 
 COMMANDS = """# Commands
@@ -25,8 +25,11 @@ Every command with its options, as `biomistral COMMAND --help` has them. What a 
 SETTINGS = """# Settings
 
 What a recipe's stages can say, by `kind`. A setting with a command-line option has the same name there, with dashes, and a
-dot as a dash: `lora.rank` is `--lora-rank`. [Recipes](guide/recipes.md) says how a recipe is put together.
+dot as a dash: `lora.rank` is `--lora-rank`. `sources[].input` is a setting of each entry of the list `sources`.
+[Recipes](guide/recipes.md) says how a recipe is put together.
 """
+MACHINE = """ No part of a recipe either: these are options of the commands that use them, where `requests.` falls away
+(`--concurrency`), and `biomistral.run.execute` takes them as a `Machine`."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -85,23 +88,30 @@ def _choices(one: Any) -> tuple[str, ...]:
 
 
 def settings_page() -> str:
-    """The settings of every kind of stage, nested ones beside the others."""
-    return "\n".join([SETTINGS, *(_kind(kind, settings_class(kind)) for kind in KINDS)])
+    """The recipe itself, the settings of every kind of stage, nested ones beside the others, and those of the machine."""
+    kinds = [_table(f"kind: {kind}", settings_class(kind)) for kind in KINDS]
+    return "\n".join([SETTINGS, _table("A recipe", Recipe), *kinds, _table("On this machine", Machine, MACHINE)])
 
 
-def _kind(kind: str, settings: type[StageSettings]) -> str:
+def _table(heading: str, settings: type[Settings], more: str = "") -> str:
     rows = [f"| `{name}` | {_cell(_type(field.annotation))} | {_field_default(field)} | {_cell(field.description or '')} |"
             for name, field in _fields(settings)]
-    return "\n".join([f"## kind: {kind}", "", _cell(_one_line(inspect.getdoc(settings) or "")), "",
+    return "\n".join([f"## {heading}", "", _cell(_one_line(inspect.getdoc(settings) or "")) + more, "",
                       "| setting | type | default | what |", "|---|---|---|---|", *rows, ""])
 
 
 def _fields(model: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            yield from _fields(field.annotation, f"{prefix}{name}.")
-        else:
+        if not _is_settings(field.annotation):
             yield prefix + name, field
+        nested = [one for one in (field.annotation, *typing.get_args(field.annotation)) if _is_settings(one)]
+        mark = "[]" if typing.get_origin(field.annotation) in (list, tuple) else ""
+        for one in nested:
+            yield from _fields(one, f"{prefix}{name}{mark}.")
+
+
+def _is_settings(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
 def _field_default(field: FieldInfo) -> str:
@@ -112,6 +122,8 @@ def _field_default(field: FieldInfo) -> str:
 def _type(annotation: Any) -> str:
     """A type in a reader's words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if _is_settings(annotation):
+        return "mapping"
     if origin is typing.Annotated:
         return _type(arguments[0])
     if origin is typing.Literal:
@@ -119,7 +131,7 @@ def _type(annotation: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type(one) for one in arguments)
     if origin in (list, tuple):
-        return f"list of {_type(arguments[0])}"
+        return "list of mappings" if _is_settings(arguments[0]) else f"list of {_type(arguments[0])}"
     if origin is dict:
         return f"names to {_type(arguments[1])}"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))

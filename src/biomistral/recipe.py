@@ -106,11 +106,13 @@ class Machine(Settings):
 class Recipe(Settings):
     """A named list of stages, in order, with profiles that override some of their settings."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    description: str = ""
-    seed: int = 0
-    stages: dict[str, dict[str, Any]]
-    profiles: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the folder's name below runs/")
+    description: str = Field("", description="what it is for, in a sentence")
+    seed: int = Field(0, description="root of all randomness; a stage may set its own")
+    stages: dict[str, dict[str, Any]] = Field(
+        description="settings of each stage by its name, in the order in which they run: its kind and what that can be told")
+    profiles: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict, description="settings that `--profile NAME` puts in the place of some stages' own")
 
 
 class _StrictLoader(yaml.SafeLoader):

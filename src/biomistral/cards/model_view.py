@@ -8,7 +8,7 @@ from biomistral.cards import scores
 from biomistral.cards.licences import RULE, Verdict
 from biomistral.cards.origin import Origin, as_row, attribution_of, parents
 from biomistral.cards.running import Form, commands
-from biomistral.merging.card import public
+from biomistral.merging.card import public, stood_for
 from biomistral.recipe import canonical_hash
 from biomistral.reporting.lineage import Node, label, licence_words
 from biomistral.reporting.results import Run
@@ -24,7 +24,6 @@ _TEMPLATES = {"model": "imported", "pretrain": "trained", "finetune": "trained",
 _TAGS = {"merge": ["merge"], "quantize": ["quantized"]}
 
 
-
 def build(subject: "Subject", node: Node, past: Origin, verdict: Verdict, wanted: "Wanted",
           names: Mapping[str, str]) -> tuple[str, dict[str, Any], "ModelCardData"]:
     """Template, what it is given, and metadata.
@@ -34,7 +33,7 @@ def build(subject: "Subject", node: Node, past: Origin, verdict: Verdict, wanted
     """
     form = subject.form
     assert form is not None
-    runs = scores.runs_of(scores.read(wanted.results, _keys(subject)))
+    measured = scores.read(wanted.results, _key(subject), {above.key for above in node.walk(parents)} - {node.key})
     title = wanted.repo.rpartition("/")[2] or (f"{node.path.name}, adapter" if subject.is_adapter else node.path.name)
     made = past.steps[1] if node.kind == "select" and len(past.steps) > 1 else node  # what was chosen says how it was made
     base = _base(subject, names, past) if subject.is_adapter else None
@@ -42,22 +41,22 @@ def build(subject: "Subject", node: Node, past: Origin, verdict: Verdict, wanted
     view = {"title": title, "kind": made.kind, "form": form.name, "chats": form.chats, "verdict": verdict, "rule": RULE,
             "steps": [as_row(step) for step in past.steps], "parts": [part for part in past.parts if part.count > 0],
             "corpora": [_corpus(corpus) for corpus in past.corpora], "examples": _examples(past),
-            "tables": scores.tables(runs), "limits": scores.limitations(runs), "base": base,
+            "tables": scores.tables(measured), "limits": scores.limitations(measured.runs), "base": base,
             "commands": commands(form, wanted.repo or subject.folder.name, bool(wanted.repo), (base or {}).get("published")),
             "parameters": node.counts.get("trainable_parameters" if subject.is_adapter else "parameters")
             or made.counts.get("trainable_parameters") or 0,
             "parent": " and ".join(label(parent) for parent in parents(made)) or "a model", **_making(subject, made)}
-    return f"{template}.md.j2", view, _metadata(subject, form, past, verdict, title, runs, base)
+    return f"{template}.md.j2", view, _metadata(subject, form, past, verdict, title, measured.runs, base)
 
 
-def _keys(subject: "Subject") -> list[str]:
-    """Keys by which results know the model: its folder's; of an adapter those of base and adapter together."""
+def _key(subject: "Subject") -> str:
+    """The key by which results know the model: its folder's; of an adapter that of base and adapter together."""
     if not subject.is_adapter:
-        return [subject.artifact.key]
+        return subject.artifact.key
     from biomistral.artifact import input_key
 
     base = subject.artifact.manifest["facts"].get("merged_into", {}).get("key", "")
-    return [canonical_hash([base, input_key(subject.folder)])]
+    return canonical_hash([base, input_key(subject.folder)])
 
 
 def _base(subject: "Subject", names: Mapping[str, str], past: Origin) -> dict[str, Any]:
@@ -127,12 +126,13 @@ def _merge(subject: "Subject", made: Node) -> dict[str, Any]:
     file = subject.folder / "merge.json"
     told = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     text = str(told.get("file") or "")
-    names = [entry["name"] for entry in told.get("inputs") or []]
-    for name in sorted(names, key=len, reverse=True):
+    inputs = {entry["name"]: entry for entry in told.get("inputs") or []}
+    for name in sorted(inputs, key=len, reverse=True):
         text = text.replace(name, public(name))
-    facts = made.facts
-    rows = [{"name": public(entry["name"]), "licence": entry["licence"], "drift": facts.get("drift", {}).get(entry["name"]),
-             "kept": facts.get("kept", {}).get(entry["name"])} for entry in told.get("inputs") or []]
+    facts, places = made.facts, made.settings.get("models", {})
+    drift, kept = facts.get("drift", {}), facts.get("kept", {})
+    rows = [{"name": stood_for(name, places.get(name, name)), "licence": entry["licence"], "drift": drift.get(name),
+             "kept": kept.get(name)} for name, entry in inputs.items()]
     return {"method": facts.get("method", "?"), "sign_conflicts": facts.get("sign_conflicts"), "file": text, "parents": rows}
 
 

@@ -1,9 +1,11 @@
 """A model's results on its card: the hub's ``model-index``, tables with intervals, and what a reader must know of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biomistral.cards import differences
 from biomistral.errors import UserError
 from biomistral.reporting.results import Results, Run, read_results
 from biomistral.reporting.results_file import Score
@@ -16,28 +18,44 @@ _ECE_SAID = 10.0
 """Points of expected calibration error from which on confidence is no measure of being right."""
 
 
-def read(folders: Sequence[Path], keys: Sequence[str]) -> list[Results]:
-    """Results folders that are about the model with one of these keys, each proved by its answers.
+@dataclass(frozen=True)
+class Measured:
+    """Results folders for one card: those about the model itself, and those about models it was made from."""
+
+    own: list[Results]
+    parents: list[Results]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every table there is of the model itself."""
+        return [run for results in self.own for run in results.runs.values()]
+
+
+def read(folders: Sequence[Path], key: str, ancestors: Collection[str]) -> Measured:
+    """Results folders about the model with this key or about one of its ancestors, each proved by its answers.
 
     Raises:
-        UserError: one is not sound, or about another model; a table stands in two of them.
+        UserError: one is not sound, or about another model; a table stands in two of them; an ancestor's has no question in
+            common with the model's.
     """
     found: list[Results] = []
     for folder in folders:
         results = read_results(folder)
-        if results.model.key not in keys:
+        if results.model.key != key and results.model.key not in ancestors:
             raise UserError(f"{folder}: is about {results.model.name!r} (key {results.model.key[:12]}), the card about the model "
-                            f"with key {keys[0][:12]}; give results of this very folder")
-        twice = {run.board for one in found for run in one.runs.values()} & {run.board for run in results.runs.values()}
+                            f"with key {key[:12]}; give results of this very folder, or of one it was made from")
+        twice = _boards(*(one for one in found if one.model.key == results.model.key)) & _boards(results)
         if twice:
             raise UserError(f"{folder}: {min(twice)[4]} on {min(twice)[0]} stands in another of these folders too; leave one out")
         found.append(results)
-    return found
+    own = [one for one in found if one.model.key == key]
+    measured = Measured(own, [one for one in found if one.model.key != key])
+    differences.check(measured.runs, measured.parents)
+    return measured
 
 
-def runs_of(results: Sequence[Results]) -> list[Run]:
-    """Every table there is of this model."""
-    return [run for one in results for run in one.runs.values()]
+def _boards(*results: Results) -> set[tuple[Any, ...]]:
+    return {run.board for one in results for run in one.runs.values()}
 
 
 def model_index(runs: Sequence[Run]) -> "list[EvalResult]":
@@ -64,12 +82,13 @@ def _measured(score: Score) -> dict[str, Any]:
     return {"questions": score.n, "interval_95": [round(100 * bound, 2) for bound in score.interval]}
 
 
-def tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """For each protocol on each benchmark its definition's hash and a row a task, group and language."""
+def tables(measured: Measured) -> list[dict[str, Any]]:
+    """For each protocol on each benchmark its definition's hash, a row a task, group and language, and the differences to models
+    that this one was made from."""
     return [{"benchmark": run.benchmark.name, "benchmark_key": run.benchmark.key, "split": run.benchmark.split,
              "limit": run.benchmark.limit, "protocol": run.protocol, "definition_hash": run.summary.definition_hash,
              "shot_sets": run.shot_sets, "chance": run.chance, "average": run.summary.average, "tasks": len(run.summary.tasks),
-             "rows": _rows(run)} for run in runs]
+             "rows": _rows(run), "differences": differences.tables(run, measured.parents)} for run in measured.runs]
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:

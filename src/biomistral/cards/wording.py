@@ -5,6 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from biomistral.reporting.words import p_words, points
+
 _MARKUP = str.maketrans({mark: f"\\{mark}" for mark in "\\|*_`[]"})
 
 
@@ -36,6 +38,7 @@ def render(template: str, view: dict[str, Any]) -> str:
     environment = Environment(loader=PackageLoader("biomistral.cards"), autoescape=False, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=False)
     environment.filters |= {"plain": plain, "code": code, "percent": percent, "fenced": fenced,
+                            "points": points, "p_words": p_words,
                             "number": lambda value: f"{value:,}"}
     lines: list[str] = []
     for line in environment.get_template(template).render(view).splitlines():

@@ -13,7 +13,8 @@ def card_command(
     folder: Annotated[Path, typer.Argument(help="model, corpus or benchmark folder; or the adapter/ folder in a model's")],
     out: Annotated[Path | None, typer.Option("--out", help="file to write (default: README.md in the folder)")] = None,
     results: Annotated[list[Path], typer.Option("--results", help=(
-        "results folder of this very model (repeatable): its tables, what they show of bias, calibration"))] = [],  # noqa: B006
+        "results folder of this very model (repeatable): its tables, what they show of bias and calibration; with one of a model "
+        "it was made from the paired differences to that"))] = [],  # noqa: B006
     repo: Annotated[str, typer.Option("--repo", help="owner/name it will be published under: commands on the card use it")] = "",
     published: Annotated[list[str], typer.Option("--published", help="FOLDER=owner/name: where a parent or corpus is published "
                                                  "(repeatable)")] = [],  # noqa: B006

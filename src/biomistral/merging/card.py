@@ -3,22 +3,31 @@
 ``biomistral card`` writes the whole one over it, once there are results.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from biomistral.artifact import is_artifact, open_artifact
+from biomistral.merging.config import split_reference
 from biomistral.merging.plan import Plan
 from biomistral.readme import compose
 
 
-def card(plan: Plan, facts: dict[str, Any], inputs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
-    """Front matter as the hub reads it, then the report; parents that lie in a folder go by the folder's name."""
-    front = {"base_model": [public(entry["name"]) for entry in inputs], "tags": ["merge", "biomistral"],
-             "library_name": "transformers"}
+def card(plan: Plan, facts: dict[str, Any], inputs: list[dict[str, Any]], rows: list[dict[str, Any]],
+         places: Mapping[str, str], folders: Mapping[str, Path]) -> str:
+    """Front matter as the hub reads it, then the report. ``places`` says what stood for each name of the merge file, ``folders``
+    where that lies: a name in the file alone proves nothing, so it is no ``base_model``."""
+    published = [hub_name(places[name], folder) for name, folder in folders.items()]
+    front: dict[str, Any] = {"base_model": bases} if (bases := list(dict.fromkeys(name for name in published if name))) else {}
+    front |= {"base_model_relation": "merge"} if bases else {}
+    front |= {"tags": ["merge", "biomistral"], "library_name": "transformers"}
     licences = {entry["licence"] for entry in inputs}
     if len(licences) == 1 and None not in licences:
         front["license"] = licences.pop()
-    sections = ["# A merged model", _what(plan, facts), _parents(facts, inputs), *_effects(facts), _farthest(rows), _file(plan)]
+    sections = ["# A merged model", _what(plan, facts, places), _parents(facts, inputs, places), *_effects(facts),
+                _farthest(rows), _file(plan)]
     return compose(yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
                    "\n\n".join(section for section in sections if section))
 
@@ -28,18 +37,38 @@ def public(name: str) -> str:
     return "+".join(part.rstrip("/").rpartition("/")[2] if part.startswith((".", "/", "~")) else part for part in name.split("+"))
 
 
-def _what(plan: Plan, facts: dict[str, Any]) -> str:
+def stood_for(name: str, place: str) -> str:
+    """What was merged under a name of the merge file: a folder's last part, or a published name; the file's own name behind it
+    where that is another."""
+    is_name = place.startswith(("embedded:", "hub:", "stage:"))
+    shown = place if is_name else Path(place).name or place
+    plain = shown.removeprefix("hub:").partition("@")[0]
+    return shown if name in (place, plain) or public(name) == shown else f"{shown}, for {public(name)}"
+
+
+def hub_name(place: str, folder: Path) -> str | None:
+    """The name under which a model is published, as far as that is proved: it was taken from there, now or when it was
+    imported."""
+    if is_artifact(folder):
+        manifest = open_artifact(folder).manifest
+        place = str(manifest["settings"].get("source")) if manifest["kind"] == "model" else ""
+    return "/".join(place.removeprefix("hub:").partition("@")[0].split("/")[:2]) if place.startswith("hub:") else None
+
+
+def _what(plan: Plan, facts: dict[str, Any], places: Mapping[str, str]) -> str:
+    base = " + ".join(stood_for(part, places[part]) for part in split_reference(facts["base"]) if part)
     millions = sum(tensor.numel for tensor in plan.tensors) / 1e6
     return (f"Merged with `{facts['method']}`: {millions:,.1f} M parameters in {plan.depth} layers, written in "
             f"{', '.join(facts['dtype'])}; config and, unless the file says otherwise, tokenizer of "
-            f"`{public(facts['base'])}`.")
+            f"`{base}`.")
 
 
-def _parents(facts: dict[str, Any], inputs: list[dict[str, Any]]) -> str:
+def _parents(facts: dict[str, Any], inputs: list[dict[str, Any]], places: Mapping[str, str]) -> str:
     lines = ["| parent | licence | drift of the result from it | share of its changes kept | key |", "|---|---|---|---|---|"]
     for entry in inputs:
         drift, kept = (facts.get(kind, {}).get(entry["name"]) for kind in ("drift", "kept"))
-        lines.append(f"| {public(entry['name'])} | {entry['licence'] or 'not stated'} | {_share(drift)} | {_share(kept)} | "
+        name = stood_for(entry["name"], places[entry["name"]]).replace("|", "\\|")
+        lines.append(f"| {name} | {entry['licence'] or 'not stated'} | {_share(drift)} | {_share(kept)} | "
                      f"`{entry['key'][:16]}` |")
     return "\n".join([*lines, "", "Drift is |result - parent| / |parent|, averaged over tensors by size."])
 

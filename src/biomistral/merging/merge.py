@@ -81,10 +81,11 @@ def merge_models(work: Workspace) -> None:
     if zero := facts.get("zero_tensors"):
         log.warning("%d tensors are all zeros in the result or in an input, the first %s: merge.json lists them",
                     len(zero), zero[0])
-    inputs = inputs_of({name: work.locate(place) for name, place in settings.models.items()})
+    folders = {name: work.locate(place) for name, place in settings.models.items()}
+    inputs = inputs_of(folders)
     text = plan.merge.document.path.read_text(encoding="utf-8")
     write_json(work.path / "merge.json", {**facts, "inputs": inputs, "file": text, "notes": plan.notes, "tensors": rows})
-    write_text(work.path / "README.md", card(plan, facts, inputs, rows))
+    write_text(work.path / "README.md", card(plan, facts, inputs, rows, settings.models, folders))
     work.counts |= {"tensors": len(rows), "parameters": sum(tensor.numel for tensor in plan.tensors), "layers": plan.depth}
     work.facts |= facts
     for model in plan.models.values():

@@ -12,6 +12,7 @@ from biomistral.errors import UserError
 
 _TRIES = 5
 _LONGEST_WAIT = 60.0
+_OLDEST = "2.4"
 _AGAIN = (429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 
@@ -35,9 +36,10 @@ class Hub:
         for number in range(_TRIES):
             try:
                 return function()
-            except (HfHubHTTPError, httpx2.TransportError, RuntimeError, ValueError) as error:
-                cause = _cause(error)
-                if not isinstance(cause, (HfHubHTTPError, httpx2.TransportError)) and not _is_no_json(cause):
+            except (HfHubHTTPError, httpx2.TransportError, OSError, RuntimeError, ValueError) as error:
+                cause = _cause(error)  # xet's package raises Python's own ConnectionError where others raise httpx2's
+                passes = (HfHubHTTPError, httpx2.TransportError, ConnectionError, TimeoutError)
+                if not isinstance(cause, passes) and not _is_no_json(cause):
                     raise UserError(f"{what}: {self._words(cause)}") from None
                 status = getattr(getattr(cause, "response", None), "status_code", None)
                 if (status is not None and status not in _AGAIN) or number == _TRIES - 1:
@@ -75,12 +77,24 @@ def find_hub() -> Hub:
         raise UserError("HF_TOKEN is not set: put a token that may write into the environment; it is taken from nowhere else")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise UserError("HF_TOKEN holds characters that no token has; set it to the token alone")
+    _check_library()
     from huggingface_hub import HfApi, constants
 
     place = urlsplit(constants.ENDPOINT)
     if place.scheme != "https" and place.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise UserError(f"HF_ENDPOINT {constants.ENDPOINT}: is not https, so that HF_TOKEN could be read on its way")
     return Hub(HfApi(endpoint=constants.ENDPOINT, token=token, library_name="biomistral"), token)
+
+
+def _check_library() -> None:
+    """The errors that `Hub.call` knows are those of the library from 2.4 on; transformers is content with an older one."""
+    from importlib.metadata import version
+
+    from packaging.version import Version
+
+    if Version(found := version("huggingface_hub")) < Version(_OLDEST):
+        raise UserError(f"publish needs huggingface_hub {_OLDEST} or newer, here is {found}; bring it with: "
+                        "pip install 'biomistral[hub]'")
 
 
 def _cause(error: BaseException) -> BaseException:

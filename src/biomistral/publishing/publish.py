@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from biomistral.files import sha256
 from biomistral.progress import track
 from biomistral.publishing.hub import Hub, find_hub
 from biomistral.publishing.plan import File, Plan
+from biomistral.publishing.transfer import additions
 
 log = logging.getLogger("biomistral.publishing")
 _KEPT = (".gitattributes",)
@@ -89,17 +92,22 @@ def _same(file: File, there: Any) -> bool:
 
 
 def _send(hub: Hub, place: dict[str, Any], plan: Plan, missing: Sequence[File], others: Sequence[str]) -> None:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationDelete
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    additions = [CommitOperationAdd(file.name, file.source) for file in missing]
-    # one by one: what has arrived stays on the hub, and memory and the loss of an interruption are bounded by one file
-    for addition in track(additions, f"uploading to {plan.repo}", total=len(additions)):
-        hub.call(f"uploading {addition.path_in_repo}",
-                 lambda addition=addition: hub.api.preupload_lfs_files(  # type: ignore[misc]
-                     plan.repo, additions=[addition], repo_type=plan.kind))
-    operations = [*additions, *(CommitOperationDelete(name) for name in others)]
-    message = f"biomistral: {sum(file.blake3 is not None for file in plan.files)} files with their card"
-    hub.call(f"committing to {plan.repo}", lambda: hub.api.create_commit(**place, operations=operations, commit_message=message))
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # xet's are drawn into files too
+    with ExitStack() as opened:
+        added = additions(hub, place, missing, opened)
+        # one by one: what has arrived stays on the hub, and memory and the loss of an interruption are bounded by one file
+        for addition in track(added, f"uploading to {plan.repo}", total=len(added)):
+            hub.call(f"uploading {addition.path_in_repo}",
+                     lambda addition=addition: hub.api.preupload_lfs_files(  # type: ignore[misc]
+                         plan.repo, additions=[addition], repo_type=plan.kind))
+        operations = [*added, *(CommitOperationDelete(name) for name in others)]
+        message = f"biomistral: {sum(file.blake3 is not None for file in plan.files)} files with their card"
+        hub.call(f"committing to {plan.repo}",
+                 lambda: hub.api.create_commit(**place, operations=operations, commit_message=message))
 
 
 def _prove(hub: Hub, place: dict[str, Any], plan: Plan) -> None:

@@ -75,7 +75,7 @@ def discordant(run: Run, other: Run, kind: str = "overall", scope: str = "overal
 def against(baseline: Run, runs: Sequence[Run], kind: str, scope: str, root: int = 0) -> dict[str, Difference]:
     """Every other run against the baseline, by model name; ``p_holm`` is corrected for their number."""
     others = [run for run in runs if run is not baseline]
-    found = _corrected([paired(run, baseline, kind, scope, root) for run in others])
+    found = corrected([paired(run, baseline, kind, scope, root) for run in others])
     return {run.model.name: one for run, one in zip(others, found, strict=True)}
 
 
@@ -99,7 +99,7 @@ def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for before in old.runs.values():
         found = [run for result in new for run in result.runs.values() if run.board == before.board]
-        differences = {scope: _corrected([paired(after, before, *scope) for after in found]) for scope in scopes(before)}
+        differences = {scope: corrected([paired(after, before, *scope) for after in found]) for scope in scopes(before)}
         rows += [{"benchmark": before.benchmark.name, "protocol": before.protocol, "compared": len(found),
                   "definition_hash": before.summary.definition_hash, "baseline": before.model.name, "model": after.model.name,
                   "folder": str(after.folder), **asdict(own[place])}
@@ -113,7 +113,7 @@ def compare(first: Path, others: Sequence[Path]) -> list[dict[str, Any]]:
     return rows
 
 
-def _corrected(differences: Sequence[Difference]) -> list[Difference]:
+def corrected(differences: Sequence[Difference]) -> list[Difference]:
     """With ``p_holm`` for so many comparisons."""
     return [replace(one, p_holm=p) for one, p in zip(differences, holm([one.p for one in differences]), strict=True)]
 
@@ -127,11 +127,17 @@ def scopes(run: Run) -> list[tuple[str, str]]:
 
 
 def _why(run: Run, others: dict[str, Run]) -> str:
-    """The first thing in which two results folders differ that forbids comparing them."""
+    """Why two results folders are not compared, the first one's run given."""
     other = others.get(run.protocol) or next(iter(others.values()))
     there, here = (one.questionnaire.languages.names for one in (other, run))
     if alike(run, other) and "en" in there and "en" not in here:
         return "languages are compared with English; name the folder with the English questions first"
+    return unlike(run, others)
+
+
+def unlike(run: Run, others: dict[str, Run]) -> str:
+    """The first thing in which a run and those of another folder, none of its table, differ."""
+    other = others.get(run.protocol) or next(iter(others.values()))
     for part, mine, theirs in zip(_BOARD_PARTS, run.board, other.board, strict=True):
         if mine != theirs:
             return f"the {part} differs ({_short(mine)} and {_short(theirs)}); evaluate both the same way"

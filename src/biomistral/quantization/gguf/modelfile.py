@@ -19,9 +19,10 @@ def modelfile(file: str, tokenizer: PreTrainedTokenizerBase, generation: dict[st
     lines = ["# ollama create NAME -f Modelfile", f"FROM ./{file}", *_template(tokenizer, adds_bos)]
     lines += [f"PARAMETER stop {quoted}" for token in _stops(tokenizer, generation) if (quoted := _quoted(token))]
     if generation.get("do_sample"):
-        lines += [f"PARAMETER {theirs} {generation[ours]}" for ours, theirs in _SAMPLING.items()
+        lines += [f"PARAMETER {theirs} {_number(generation[ours])}" for ours, theirs in _SAMPLING.items()
                   if generation.get(ours) is not None]
-    return "\n".join([*lines, *([f"LICENSE {_quoted(licence)}"] if licence else [])]) + "\n"
+    stated = _quoted(licence) if licence else None
+    return "\n".join([*lines, *([f"LICENSE {stated}"] if stated else [])]) + "\n"
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, adds_bos: bool) -> list[str]:
@@ -45,10 +46,18 @@ def _stops(tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any]) -> li
 
 
 def _quoted(text: str) -> str | None:
-    """A text between quotes; None if it holds the quotes that would be needed."""
+    """A text between quotes; None if it holds the quotes that would be needed, or characters that Ollama's reader leaves out: it
+    keeps what is printable (no other spaces than the plain one), tabs and ends of lines."""
+    if any(not (mark.isprintable() or mark in "\t\n") for mark in text):
+        return None
     if '"' not in text and "\n" not in text:
         return f'"{text}"'
     return None if '"""' in text or text.endswith('"') else f'"""{text}"""'
+
+
+def _number(value: Any) -> Any:
+    """Ollama takes no 50.0 where it expects a whole number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_generation(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Scores as LaTeX tables like the paper's: models down, tasks across; marks only where the paired test bears them out."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -21,12 +22,23 @@ NAMES = {"mmlu_clinical_knowledge": "Clinical KG", "mmlu_medical_genetics": "Med
          "medmcqa": "MedMCQA"}
 """The paper's names of its ten tasks."""
 _PREAMBLE = "% needs \\usepackage{booktabs,textcomp,graphicx} and \\usepackage[T1]{fontenc}"
+_BEYOND = """% holds letters that pdflatex cannot set with these ({}): compile with lualatex, and instead of fontenc
+% \\usepackage{{fontspec}} with \\setmainfont of a font that has them; words that run from right to left need babel besides"""
+_KNOWN = re.compile("[\n -~\u00a1-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e\u0218-\u021b"
+                    "\u2010-\u2016\u2018-\u201a\u201c-\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2116\u2122\u2190-\u2193]")
+"""What LaTeX knows in UTF-8 with fontenc's T1 and textcomp (its t1enc.dfu and ts1enc.dfu), as far as names may hold it."""
+_WIDTH = "\\ifdim\\width>\\textwidth\\textwidth\\else\\width\\fi"
+"""Wide tables are made to fit; narrow ones are not blown up."""
+_PENDING = 15
+"""LaTeX gives up when more floats than 18 (52 since 2015) wait for a place, so after this many they are set."""
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands, on one line; control characters are left out."""
-    shown = "".join(_ESCAPES.get(mark, mark) for mark in " ".join(text.split()) if mark.isprintable())
-    return re.sub("-(?=-)", "-{}", shown)  # two hyphens would become a dash
+    """Text that LaTeX prints as it stands, on one line; control characters are left out, accents joined with their letters, since
+    pdflatex knows them only so."""
+    line = unicodedata.normalize("NFC", " ".join(text.split()))
+    shown = "".join(_ESCAPES.get(mark, mark) for mark in line if mark.isprintable())
+    return re.sub("-(?=-)|,(?=,)", "\\g<0>{}", shown)  # two hyphens would become a dash, two commas a quotation mark
 
 
 def write(runs: Sequence[Run], imported: Sequence[Score]) -> str:
@@ -34,7 +46,11 @@ def write(runs: Sequence[Run], imported: Sequence[Score]) -> str:
     tables = [_measured(board) for board in boards(runs)]
     for _, scores in groupby(sorted(imported, key=lambda score: score.table), key=lambda score: score.table):
         tables.append(_reported(list(scores)))
-    return "\n\n".join([_PREAMBLE, *tables]) + "\n"
+    pages = ["\n\n".join(tables[start:start + _PENDING]) for start in range(0, len(tables), _PENDING)]
+    text = "\n\n\\clearpage\n\n".join(pages) + "\n"
+    beyond = sorted(set(_KNOWN.sub("", text)))
+    told = [_BEYOND.format(", ".join(f"U+{ord(mark):04X}" for mark in beyond[:5]) + (", ..." if beyond[5:] else ""))]
+    return "\n".join([_PREAMBLE, *(told if beyond else []), "", text])
 
 
 def marks(board: Sequence[Run], task: str) -> tuple[Run | None, Run | None]:
@@ -88,7 +104,7 @@ def _reported(scores: list[Score]) -> str:
 
 def _table(tasks: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
     head = ["Model", *(NAMES.get(task, escape(task)) for task in tasks), "Avg."]
-    lines = ["\\begin{table}[t]", "\\centering", f"\\caption{{{caption}}}", "\\resizebox{\\textwidth}{!}{%",
+    lines = ["\\begin{table}[t]", "\\centering", f"\\caption{{{caption}}}", f"\\resizebox{{{_WIDTH}}}{{!}}{{%",
              f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}", "\\toprule", " & ".join(head) + " \\\\", "\\midrule",
              *(" & ".join(row) + " \\\\" for row in rows), "\\bottomrule", "\\end{tabular}}", "\\end{table}"]
     return "\n".join(lines)
