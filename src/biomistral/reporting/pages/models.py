@@ -111,19 +111,19 @@ def language_map(site: SiteData, one: Standing) -> dict[str, Any]:
     languages = one.run.summary.languages
     tasks = dict.fromkeys(task for scores in languages.values() for task in scores.tasks)
     benchmark, here = one.run.benchmark.name, one.run.questionnaire.languages.names
-    several = len(here) > 1  # of languages asked apart each has its pages under its own benchmark
+    several = len(here) > 1  # languages asked apart have pages under benchmarks of their own
 
     def cell(language: str, task: str) -> dict[str, Any] | None:
         scores = languages[language]
         found = _cell(one, scores.tasks.get(task) if task else scores.overall)
         gap = (scores.gap.tasks.get(task) if task else scores.gap.overall) if scores.gap else None
-        return found and {**found, "gap": gap if gap and gap.n else None,
-                          "path": site.task_path(benchmark, task, language) if task and several and language in here else ""}
+        return found and {**found, "gap": gap if gap and gap.n else None}
 
     rows = [{"name": task, "path": site.task_path(benchmark, task), "cells": [cell(language, task) for language in languages]}
             for task in tasks]
     rows.append({"name": "all questions", "path": "", "cells": [cell(language, "") for language in languages]})
-    return {"standing": one, "languages": list(languages), "rows": rows}
+    parts = [site.task_path(benchmark, "", name).partition(".html")[2] if several and name in here else "" for name in languages]
+    return {"standing": one, "columns": list(zip(languages, parts, strict=True)), "rows": rows}
 
 
 def _calibration(one: Standing) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from biomistral.languages import language_words
 from biomistral.reporting.compare import paired
 from biomistral.reporting.packed import bits_for, packed, script, squeezed
 from biomistral.reporting.page import DataFile, Page
@@ -43,7 +44,9 @@ def _data(site: SiteData, numbers: Sequence[int]) -> dict[str, Any]:
     return {"tables": [_table(site, number) for number in numbers], "by_script": bool(site.settings.questions),
             "index": [{"number": number, "protocol": site.boards[number][0].protocol,
                        "benchmark": site.boards[number][0].benchmark.name, "file": _path(number),
-                       "models": [run.model.name for run in site.boards[number]]} for number in numbers]}
+                       "models": [run.model.name for run in site.boards[number]],
+                       "languages": {name: language_words(name) for name in site.boards[number][0].questionnaire.languages.names}}
+                      for number in numbers]}
 
 
 def _table(site: SiteData, number: int) -> dict[str, Any]:
