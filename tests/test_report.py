@@ -13,12 +13,14 @@ from biomistral.errors import UserError
 from biomistral.reporting import table as table_of
 from biomistral.reporting.charts import read_metrics
 from biomistral.reporting.compare import compare, discordant, paired, render
-from biomistral.reporting.pairwise import pairs
+from biomistral.reporting.pairwise import differences_of_all, pairs
 from biomistral.reporting.record import read_record
 from biomistral.reporting.results import read_all, read_results
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.view import protocol_words, published
+from biomistral.reporting.words import points
 from biomistral.run import execute
+from biomistral.statistics import differences
 from tiny_results import make_chain, make_results, rewrite
 
 EVIL = "<script>alert('x')</script>"
@@ -260,6 +262,30 @@ def test_holm_over_models_and_the_leader(tmp_path: Path, chain: dict[str, Path])
     assert shown == pytest.approx(by_hand, rel=5e-3)
     assert not page.xpath("//u")
     assert "No single best model" in page.text_content()
+
+
+def test_all_pairs_at_once_are_each_pair(tmp_path: Path, chain: dict[str, Path]) -> None:
+    """Of nine models: the table of cells, its differences and errors, with questions that two languages share."""
+    skills = {f"m{number}": 0.2 + 0.08 * number for number in range(9)}
+    folders = [make_results(tmp_path, chain, name, skill={"": skill}, languages=("en", "pt")) for name, skill in skills.items()]
+    board = [run for result in read_all(folders) for run in result.runs.values()]
+    found, halves = differences_of_all(board)
+    for one, other in ((0, 8), (3, 4), (8, 1)):
+        sums, sizes = differences(board[one].scores, board[other].scores, board[one].clusters)
+        share = sums.sum() / sizes.sum()
+        error = np.sqrt(((sums - sizes * share) ** 2).sum() * len(sums) / (len(sums) - 1)) / sizes.sum()
+        assert (found[one, other], halves[one, other]) == pytest.approx((share, 1.959964 * error))
+    execute(ReportSettings(results=[str(folder) for folder in folders], questions=0), tmp_path / "site")
+    page = lxml_html.fromstring((tmp_path / "site" / "compare.html").read_bytes())
+    table, = page.xpath("//table[contains(@class, 'pairs')]")
+    names = [cell.text_content().strip() for cell in table.xpath("./thead//th")][1:]
+    places = [list(skills).index(name) for name in names]
+    for name, place, row in zip(names, places, table.xpath("./tbody/tr"), strict=True):
+        assert row[0].text_content().strip() == name
+        for other, cell in zip(places, row[1:], strict=True):
+            assert cell.text.strip().rstrip("▲▼") == ("–" if place == other else points(found[place, other]))
+            assert other == place or cell[0].text.strip() == f"±{100 * halves[place, other]:.1f}"
+    assert "biomistral compare RESULTS_A RESULTS_B" in page.text_content()
 
 
 def test_metrics_of_a_resumed_run(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from biomistral.reporting.words import decimals, p_words, points
 
 
 class _WithoutIndents(Extension):
-    """Templates are indented for who reads them; a page of hundreds of rows need not be. Values keep their spaces."""
+    """Templates are indented for who reads them; a page of hundreds of rows need not be. Values keep their spaces, words one
+    between them, tables none."""
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        return re.sub(r"^[ \t]+", "", source, flags=re.MULTILINE)
+        return re.sub(r"^[ \t]+(</?t)?", lambda found: found[1] or " ", source, flags=re.MULTILINE)
 
 
 def isolated(text: str) -> Markup:
