@@ -316,5 +316,6 @@ def test_published_rows_add_up() -> None:
 def test_protocols_in_words() -> None:
     assert protocol_words("letters-3shot") == "Multiple choice, answered by letter, 3 examples"
     assert protocol_words("medconceptsqa-0shot") == "MedConceptsQA, answered by letter, no examples"
+    assert protocol_words("chat-generate-0shot") == "Chat, answered in the model's own words, no examples"
     assert protocol_words("cloze-mean").startswith("Cloze")
     assert protocol_words("chat-x") == "chat-x"
