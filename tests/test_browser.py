@@ -261,12 +261,12 @@ def test_a_tasks_languages_are_parts_of_its_page(browser: Any, site: Path) -> No
         visit = Visit(browser, java_script_enabled=scripts)
         page = visit.open(site / "tasks" / "tiny--task1.html")
         shown = page.locator("section.part:visible")
-        assert shown.get_by_role("heading", level=2).all_inner_texts() == ["All languages"]
+        sync_api.expect(shown.get_by_role("heading", level=2)).to_have_text("All languages")
         page.get_by_role("navigation", name="Languages").get_by_text("Arabic (ar)").click()
-        assert shown.get_by_role("heading", level=2).all_inner_texts() == ["Arabic (ar)"]
+        sync_api.expect(shown.get_by_role("heading", level=2)).to_have_text("Arabic (ar)")
         assert visit.state() == "#in-ar"
         page.get_by_role("navigation", name="Protocols, ar").get_by_text("cloze-mean").first.click()
-        assert shown.count() == 1
+        sync_api.expect(shown).to_have_count(1)
         table = shown.get_by_role("table").first
         assert table.get_by_role("rowheader").count() == 5, "headers of rows need no scope to be known as such"
         assert table.get_by_role("columnheader").count() == 6
@@ -274,6 +274,7 @@ def test_a_tasks_languages_are_parts_of_its_page(browser: Any, site: Path) -> No
     visit = Visit(browser)
     page = visit.open(next(site.glob("models/new*.html")))
     page.locator("table.tongues").first.locator("tbody tr").nth(1).locator("td a").nth(1).click()
-    assert page.url == (site / "tasks" / "tiny--task1.html").as_uri() + "#in-pt"
-    assert (page.locator("section.part:visible h2").inner_text(), visit.said) == ("Portuguese (pt)", [])
+    page.wait_for_url((site / "tasks" / "tiny--task1.html").as_uri() + "#in-pt", wait_until="load")
+    sync_api.expect(page.locator("section.part:visible h2")).to_have_text("Portuguese (pt)")
+    assert visit.said == []
     visit.page.context.close()
