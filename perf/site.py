@@ -174,6 +174,10 @@ def sizes(site: Path) -> dict[str, float]:
     return {name: round(size, 3) for name, size in sorted(found.items(), key=lambda pair: -pair[1])}
 
 
+def without_records(site: Path) -> float:
+    return round(sum(size for name, size in sizes(site).items() if name != "data"), 2)
+
+
 def interactive(page: Path, times: int = 5) -> dict[str, Any] | str:
     """Milliseconds from navigation until the leaderboard's script is done, and of one click on a column, as medians."""
     try:
@@ -207,7 +211,8 @@ def main() -> None:
         site = Path(scratch) / "site"
         found = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "models": options.models,
                  "task_languages": options.tasks * options.languages, "questions_each": options.questions,
-                 "build": built(results, site), "megabytes": sizes(site), "leaderboard": interactive(site / "index.html")}
+                 "build": built(results, site), "megabytes": sizes(site), "megabytes_without_records": without_records(site),
+                 "leaderboard": interactive(site / "index.html")}
     print(json.dumps(found, indent=1))
     if (options.models, options.tasks * options.languages, options.questions) == (60, 200, 1000):
         write_json(RESULTS, found)

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from biomistral.reporting.record import read_record
 from biomistral.reporting.settings import ReportSettings
 from biomistral.run import execute
 from tiny_results import make_chain, make_results
@@ -101,8 +102,8 @@ def pages(site: Path) -> list[Path]:
 def test_every_page(browser: Any, site: Path, size: str, theme: str) -> None:
     """No word in the console, no request but for the site's own files, no page wider than the screen, no serious fault by axe."""
     visit = Visit(browser, size, theme)
-    for path in pages(site):
-        page = visit.open(path)
+    for path, part in [*((path, "") for path in pages(site)), (next(site.glob("tasks/tiny--*.html")), "#in-ar")]:
+        page = visit.open(path, part)
         assert visit.said == [], path
         assert all(url.startswith(site.as_uri()) for url in visit.asked), path
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
@@ -115,12 +116,12 @@ def test_every_page(browser: Any, site: Path, size: str, theme: str) -> None:
 
 
 def test_numbers_are_those_of_the_record(board: Visit, site: Path) -> None:
-    view = json.loads((site / "results.json").read_text(encoding="utf-8"))["boards"][0]
+    view = read_record(json.loads((site / "results.json").read_text(encoding="utf-8")))["boards"][0]
     for row in view["rows"]:
         shown = board.page.locator(f"{SHOWN} tbody tr", has=board.page.get_by_text(row["model"], exact=True)).first.inner_text()
         low, high = row["overall"]["interval"]
         assert f"{100 * row['overall']['accuracy']:.1f}" in shown
-        assert f"{100 * low:.1f} – {100 * high:.1f}" in shown
+        assert f"{100 * low:.1f}–{100 * high:.1f}" in shown
         assert re.search(rf"\s{row['rank']}\s", shown)
 
 
@@ -251,4 +252,29 @@ def test_without_javascript(browser: Any, site: Path) -> None:
     assert tables.count() == 4 * 4
     assert all(tables.nth(number).is_visible() for number in range(tables.count())), "each board and language"
     assert page.locator("figure > svg").first.is_visible()
+    visit.page.context.close()
+
+
+def test_a_tasks_languages_are_parts_of_its_page(browser: Any, site: Path) -> None:
+    """One at a time, named by the address, with or without scripts; numbers of the model page lead to them."""
+    for scripts in (True, False):
+        visit = Visit(browser, java_script_enabled=scripts)
+        page = visit.open(site / "tasks" / "tiny--task1.html")
+        shown = page.locator("section.part:visible")
+        sync_api.expect(shown.get_by_role("heading", level=2)).to_have_text("All languages")
+        page.get_by_role("navigation", name="Languages").get_by_text("Arabic (ar)").click()
+        sync_api.expect(shown.get_by_role("heading", level=2)).to_have_text("Arabic (ar)")
+        assert visit.state() == "#in-ar"
+        page.get_by_role("navigation", name="Protocols, ar").get_by_text("cloze-mean").first.click()
+        sync_api.expect(shown).to_have_count(1)
+        table = shown.get_by_role("table").first
+        assert table.get_by_role("rowheader").count() == 5, "headers of rows need no scope to be known as such"
+        assert table.get_by_role("columnheader").count() == 6
+        visit.page.context.close()
+    visit = Visit(browser)
+    page = visit.open(next(site.glob("models/new*.html")))
+    page.locator("table.tongues").first.locator("tbody tr").nth(1).locator("td a").nth(1).click()
+    page.wait_for_url((site / "tasks" / "tiny--task1.html").as_uri() + "#in-pt", wait_until="load")
+    sync_api.expect(page.locator("section.part:visible h2")).to_have_text("Portuguese (pt)")
+    assert visit.said == []
     visit.page.context.close()

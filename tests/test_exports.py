@@ -24,6 +24,7 @@ from biomistral.reporting.exports import latex, papers_with_code, sheets
 from biomistral.reporting.exports.export import export, read_export
 from biomistral.reporting.exports.scores import Score, as_reported, of_reported, read
 from biomistral.reporting.imported import read_imported, tables
+from biomistral.reporting.record import read_record
 from biomistral.reporting.settings import ImportedResultsSettings, ReportSettings
 from biomistral.run import execute
 from biomistral.statistics import mcnemar
@@ -113,6 +114,28 @@ def test_our_own_results_json_counts_as_reported(folders: list[Path], tmp_path: 
     found = of_reported(read_imported(tmp_path / "back"))
     assert {(score.model, score.origin) for score in found} == {("theirs", "biomistral, without its answers")}
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("first_form", [False, True])
+def test_a_sites_results_json_is_read_again(folders: list[Path], tmp_path: Path, first_form: bool) -> None:
+    execute(ReportSettings(results=[str(folder) for folder in folders]), tmp_path / "site")
+    file = tmp_path / "site" / "results.json"
+    if first_form:
+        data = read_record(json.loads(file.read_text(encoding="utf-8")))
+        data.pop("format")
+        file.write_text(json.dumps(data), encoding="utf-8")
+    execute(ImportedResultsSettings(file=str(file)), tmp_path / "back")
+    found = {(score.model, score.protocol, score.task): score for score in of_reported(read_imported(tmp_path / "back"))}
+    measured = {(score.model, score.protocol, score.task): score for score in read(folders)[1]}
+    assert set(found) == set(measured)
+    for key, score in measured.items():
+        assert (found[key].questions, found[key].definition_hash) == (score.questions, score.definition_hash)
+        mine, theirs = ((one.accuracy, one.low, one.high) for one in (found[key], score))
+        assert mine == pytest.approx(theirs, abs=1e-5)
+        assert found[key].spread == (score.spread and pytest.approx(score.spread, abs=1e-5))
+    file.write_text(json.dumps({"title": "", "boards": [{"rows": {"count": 2, "columns": {"a": [1, 2, 3]}}}], "lineage": []}))
+    with pytest.raises(UserError, match="not what 'report' writes"):
+        read_export(file)
 
 
 GENUINE = [{

@@ -11,6 +11,7 @@ from biomistral.cli import main
 from biomistral.errors import UserError
 from biomistral.reporting.compare import compare
 from biomistral.reporting.imported import read_imported, tables
+from biomistral.reporting.record import read_record
 from biomistral.reporting.settings import ImportedResultsSettings, ReportSettings
 from biomistral.run import execute
 from biomistral.statistics import wilson
@@ -119,7 +120,7 @@ def test_beside_ours_on_the_page_but_in_no_table_of_ours(tmp_path: Path, capsys:
     assert "(protocols 2, tasks 2)" in capsys.readouterr().out
     ours = make_results(tmp_path, make_chain(tmp_path), "base")
     made = execute(ReportSettings(results=[str(ours), str(tmp_path / "theirs")]), tmp_path / "site")
-    view = json.loads((made.path / "results.json").read_text())
+    view = read_record(json.loads((made.path / "results.json").read_text()))
     assert [row["model"] for board in view["boards"] for row in board["rows"]] == ["base"]
     assert [row["model"] for board in view["imported"] for row in board["rows"]] == ["<b>Zoé</b>"] * 2
     page = (made.path / "index.html").read_text()

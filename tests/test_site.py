@@ -14,7 +14,9 @@ from lxml import html as lxml_html
 
 from biomistral.cli import main
 from biomistral.errors import UserError
+from biomistral.reporting.columns import as_columns, as_rows
 from biomistral.reporting.page import slug
+from biomistral.reporting.record import read_record
 from biomistral.reporting.settings import ReportSettings
 from biomistral.reporting.site_data import SiteData
 from biomistral.run import execute
@@ -32,7 +34,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def built(out: Path, results: list[Path], **settings: Any) -> tuple[dict[str, Any], Any]:
     execute(ReportSettings(results=[str(folder) for folder in results], **settings), out)
-    return json.loads((out / "results.json").read_text()), lxml_html.fromstring((out / "index.html").read_bytes())
+    return read_record(json.loads((out / "results.json").read_text())), lxml_html.fromstring((out / "index.html").read_bytes())
 
 
 def refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -59,6 +61,26 @@ def test_a_slug_is_safe_and_one_name_s_own(name: str, other: str) -> None:
 def test_a_task_has_an_address_of_its_own(one: list[str], other: list[str]) -> None:
     assert one == other or SiteData.task_path(*one) != SiteData.task_path(*other)
     assert SiteData.task_path(*one) != SiteData.task_path(*one[:2])
+
+
+NUMBERS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+KEYS = st.sampled_from(["a", "b/~1", ""])
+VALUES = st.recursive(NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner))
+
+
+@given(st.lists(VALUES, max_size=4) | VALUES.flatmap(lambda value: st.lists(st.just(value), min_size=5, max_size=7)))
+def test_columns_say_what_rows_say(rows: list[Any]) -> None:
+    columns = json.loads(json.dumps(as_columns(rows)))
+    assert json.dumps(as_rows(columns)) == json.dumps(rows)
+    twice = [{"x": row, "y~/": row, "z": number} for number, row in enumerate(rows)]
+    assert json.dumps(as_rows(json.loads(json.dumps(as_columns(twice))))) == json.dumps(twice)
+
+
+@pytest.mark.parametrize("broken", [{"count": 3, "columns": {"a": [1, 2]}}, {"count": 1, "columns": {"a": "/b"}}, {"columns": {}},
+                                    {"count": 2, "columns": {"a": 1}}])
+def test_columns_that_are_none(broken: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        as_rows(broken)
 
 
 def test_names_with_odd_characters(tmp_path: Path, chain: dict[str, Path]) -> None:
@@ -88,7 +110,7 @@ def test_numbers_without_scripts(tmp_path: Path, chain: dict[str, Path]) -> None
             low, high = scores["overall"]["interval"]
             assert cells["rank"] == str(row["ranks"][language] if language else row["rank"])
             accuracy = scores["overall"]["accuracy"]
-            assert cells["all"].replace(" best", "") == f"{100 * accuracy:.1f} {100 * low:.1f} – {100 * high:.1f}"
+            assert cells["all"].replace(" best", "") == f"{100 * accuracy:.1f} {100 * low:.1f}–{100 * high:.1f}"
             assert cells["task:task1"].startswith(f"{100 * scores['tasks']['task1']['accuracy']:.1f}")
             best = board["best"]["cells"][language]["task1"] if language else board["best"]["tasks"]["task1"]
             assert ("best" in cells["task:task1"]) == (best == row["model"])

@@ -68,10 +68,10 @@ def reliability_chart(board: Sequence[Run], number: int) -> Chart | None:
         bins = [part for part in run.summary.calibration.bins if part.count] if run.summary.calibration else []
         if not bins:
             continue
-        most = max(part.count for part in bins)
+        most, named = max(part.count for part in bins), f"{run.model.name}: " if len(board) > 1 else ""
         points = [(100 * (part.confidence or 0), 100 * (part.accuracy or 0)) for part in bins]
         series.append(Series(run.model.name, points, index, radii=[2.5 + 5.5 * math.sqrt(part.count / most) for part in bins],
-                             titles=[f"{run.model.name}: confidence {x:.1f} %, right {y:.1f} %, {part.count:,} answers"
+                             titles=[f"{named}confidence {x:.1f} %, right {y:.1f} %, {part.count:,} answers"
                                      for part, (x, y) in zip(bins, points, strict=True)]))
         rows += [[run.model.name, f"{100 * part.low:.0f} to {100 * part.high:.0f} %", f"{part.count:,}",
                   percent(part.confidence), percent(part.accuracy)] for part in bins]

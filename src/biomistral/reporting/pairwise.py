@@ -57,6 +57,23 @@ def pairs(board: Sequence[Run], kind: str = "overall", name: str = "overall", la
     return Pairs(scores.mean(axis=1).tolist(), _gained(_sums(scores, board[0].clusters[places])))
 
 
+def differences_of_all(board: Sequence[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Accuracy of each run (rows) minus that of each other one (columns) over all questions, and half of its 95 % interval.
+
+    The interval is normal, from the spread of the differences over clusters (the error of `statistics.detectable_difference`), of
+    all pairs by one product of matrices; nan where all questions ask the same."""
+    clusters = board[0].clusters
+    sums = _sums(np.stack([run.scores for run in board]), clusters)
+    sizes = np.bincount(np.unique(clusters, return_inverse=True)[1]) if sums.shape[1] < len(clusters) else np.ones(len(clusters))
+    totals, weighted, products = sums.sum(axis=1), sums @ sizes, sums @ sums.T
+    found = (totals[:, None] - totals) / len(clusters)
+    squares = np.diag(products)[:, None] + np.diag(products) - 2 * products
+    spread = squares - 2 * found * (weighted[:, None] - weighted) + found**2 * (sizes**2).sum()
+    count = sums.shape[1]
+    error = np.sqrt(np.maximum(spread, 0) * count / (count - 1)) if count > 1 else np.full_like(spread, np.nan)
+    return found, 1.959964 * error / len(clusters)
+
+
 def _sums(scores: NDArray[np.float64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
     """Summed over the questions of each cluster: (runs, clusters)."""
     _, place = np.unique(clusters, return_inverse=True)

@@ -66,9 +66,8 @@ class SiteData:
 
     @staticmethod
     def task_path(benchmark: str, task: str, language: str = "") -> str:
-        """Where the page of a task (in one language) lies, relative to the site."""
-        parts = [slug(part) for part in (benchmark, task, language) if part]
-        return f"tasks/{'--'.join(parts)}.html"
+        """Where a task has its page, and on it its part in one language, relative to the site."""
+        return f"tasks/{slug(benchmark)}--{slug(task)}.html" + (f"#in-{slug(language)}" if language else "")
 
 
 def read_site(work: Workspace) -> SiteData:

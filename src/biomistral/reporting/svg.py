@@ -85,19 +85,23 @@ def draw(series: Sequence[Series], x: Axis, y: Axis, width: int = 440, height: i
 
 def _axes(frame: _Frame) -> Iterator[Markup]:
     bottom, right = frame.height - _BOTTOM, frame.width - _RIGHT
-    for value, text in frame.x.ticks():
-        across, _ = frame.at(value, frame.y.low)
-        yield Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/><text x="{0:.1f}" y="{3}" '
-                     'text-anchor="middle">{4}</text>').format(across, _TOP, bottom, bottom + 16, text)
-    for value, text in frame.y.ticks():
-        _, down = frame.at(frame.x.low, value)
-        yield Markup('<line class="grid" x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}"/><text x="{3}" y="{4:.1f}" '
-                     'text-anchor="end">{5}</text>').format(frame.left, right, down, frame.left - 6, down + 4, shortened(text))
+    across = [(frame.at(value, frame.y.low)[0], text) for value, text in frame.x.ticks()]
+    down = [(frame.at(frame.x.low, value)[1], shortened(text)) for value, text in frame.y.ticks()]
+    grid = [*(f"M{x:.0f} {_TOP}V{bottom}" for x, _ in across), *(f"M{frame.left:.0f} {y:.0f}H{right}" for y, _ in down)]
+    yield Markup('<path class="grid" d="{}"/>').format("".join(grid))
+    yield from _texts("middle", [(x, bottom + 16, text) for x, text in across])
+    yield from _texts("end", [(frame.left - 6, y + 4, text) for y, text in down])
     yield Markup('<text class="title" x="{:.0f}" y="{}" text-anchor="middle">{}</text>').format(
         (frame.left + right) / 2, frame.height - 6, frame.x.title)
     if frame.y.title:
         yield Markup('<text class="title" transform="translate(12 {:.0f}) rotate(-90)" text-anchor="middle">{}</text>').format(
             (_TOP + bottom) / 2, frame.y.title)
+
+
+def _texts(anchor: str, texts: Sequence[tuple[float, float, str]]) -> Iterator[Markup]:
+    yield Markup('<g text-anchor="{}">').format(anchor)
+    yield from (Markup('<text x="{:.0f}" y="{:.0f}">{}</text>').format(x, y, text) for x, y, text in texts)
+    yield Markup("</g>")
 
 
 def shortened(text: str, longest: int = 20) -> str:

@@ -20,6 +20,12 @@ Differences = dict[tuple[str, str], dict[str, Difference]]
 _OVERALL = ("overall", "overall")
 PROTOCOL_WORDS = {
     "letters": "Multiple choice, answered by letter", "medconceptsqa": "MedConceptsQA, answered by letter",
+    "chat": "Chat, answered by letter", "generate": "Answered in the model's own words",
+    "chat-generate": "Chat, answered in the model's own words",
+    "medconceptsqa-generate": "MedConceptsQA, answered in the model's own words",
+    "truthful": "Truthfulness, answered by letter", "truthful-generate": "Truthfulness, answered in the model's own words",
+    "translated": "Asked in the question's language, answered by letter",
+    "translated-generate": "Asked in the question's language, answered in the model's own words",
     "cloze-sum": "Cloze: the likeliest answer text", "cloze-mean": "Cloze: the likeliest answer text per token"}
 LETTER_MASS_FOLLOWED = 0.5
 """Below this mean probability on the option letters a model did not follow the prompt (SPEC section 3)."""
@@ -81,7 +87,7 @@ def _best(runs: Sequence[Run], tasks: Sequence[str], languages: Sequence[str]) -
 
 def protocol_words(protocol: str) -> str:
     """A protocol's name in words: ``letters-3shot`` -> ``Multiple choice, answered by letter, 3 examples``."""
-    family, _, shots = protocol.partition("-")
+    family, _, shots = protocol.rpartition("-")
     if protocol in PROTOCOL_WORDS or family not in PROTOCOL_WORDS or not shots.endswith("shot"):
         return PROTOCOL_WORDS.get(protocol, protocol)
     number = shots.removesuffix("shot")

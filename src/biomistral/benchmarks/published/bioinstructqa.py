@@ -14,10 +14,10 @@ from biomistral.benchmarks.published import mmlu
 from biomistral.benchmarks.published.draft import Draft, Refusal, attempt
 from biomistral.benchmarks.published.files import DataFile, Row
 from biomistral.errors import UserError
+from biomistral.languages import NAMES
 from biomistral.records import LETTERS, Question
 
-LANGUAGES = {"ar": "Arabic", "zh": "Chinese", "fr": "French", "de": "German", "pt": "Portuguese", "ru": "Russian",
-             "es": "Spanish"}
+LANGUAGES = {code: NAMES[code] for code in ("ar", "zh", "fr", "de", "pt", "ru", "es")}
 CORPORA = {"MedQA": "medqa_4", "MedQA-5_options": "medqa_5", "PubMedQA": "pubmedqa", "MedMCQA": "medmcqa",
            **{f"MMLU_{subject}": f"mmlu_{subject}" for subject in mmlu.SUBJECTS}}
 TASKS = tuple(CORPORA.values())

@@ -9,9 +9,11 @@ from biomistral.errors import UserError
 from biomistral.files import write_json, write_text
 from biomistral.reporting.exports import latex, papers_with_code, sheets
 from biomistral.reporting.exports.scores import Score, plain, published, read, score_of
+from biomistral.reporting.record import is_record, read_record
 
 Format = Literal["pwc", "csv", "latex", "json"]
 FORMAT = "biomistral results 1"
+_ORIGIN = "biomistral, without its answers"
 
 
 def export(folders: Sequence[Path], form: Format, out: Path, paper: tuple[str, str] = ("", ""),
@@ -38,8 +40,8 @@ def export(folders: Sequence[Path], form: Format, out: Path, paper: tuple[str, s
 
 
 def read_export(path: Path) -> list[Score] | None:
-    """The scores of a file that is one of ours (JSON, CSV, ``results.json``) or holds Papers-with-Code's tables; None if it is
-    another JSON file.
+    """The scores of a file that is one of ours (JSON, CSV, ``results.json`` of a results folder or of a site) or holds
+    Papers-with-Code's tables; None if it is another JSON file.
 
     Raises:
         UserError: it cannot be read, or is one of these and not sound.
@@ -58,7 +60,7 @@ def read_export(path: Path) -> list[Score] | None:
         return _some([score_of(one, f"{path}: score {number}") for number, one in enumerate(data["scores"], 1)], path)
     if isinstance(data, dict) and {"model", "benchmark", "protocols"} <= data.keys():
         return _some(_summary(data, path), path)
-    return None
+    return _some(_site(data, path), path) if is_record(data) else None
 
 
 def _some(scores: list[Score], path: Path) -> list[Score]:
@@ -80,5 +82,19 @@ def _summary(data: dict[str, Any], path: Path) -> list[Score]:
         raise UserError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}") from error
     benchmark = summary.benchmark
     return [Score(summary.model.name, benchmark.name, benchmark.split, protocol, one.definition_hash, task, score.n,
-                  score.accuracy, *score.interval, score.spread, "biomistral, without its answers")
+                  score.accuracy, *score.interval, score.spread, _ORIGIN)
             for protocol, one in summary.protocols.items() for task, score in one.tasks.items()]
+
+
+def _site(data: dict[str, Any], path: Path) -> list[Score]:
+    """A site's ``results.json``: what was measured for it, task by task, proved as little here."""
+    try:
+        found = [{"model": row["model"], "benchmark": board["benchmark"]["name"], "split": board["benchmark"]["split"],
+                  "protocol": board["protocol"], "definition_hash": board["definition_hash"], "task": task,
+                  "questions": score["n"], "accuracy": score["accuracy"], "low": score["interval"][0],
+                  "high": score["interval"][1], "spread": score["spread"] if board["shot_sets"] > 1 else None,
+                  "origin": _ORIGIN}
+                 for board in read_record(data)["boards"] for row in board["rows"] for task, score in row["tasks"].items()]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UserError(f"{path}: not what 'report' writes ({error!r}); report again") from error
+    return [score_of(one, f"{path}: score {number}") for number, one in enumerate(found, 1)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from biomistral.languages import language_words
 from biomistral.records import LETTERS
 from biomistral.reporting.answer_book import BoardAnswers, Scope
 from biomistral.reporting.answers import STEPS, Answers, Ints
@@ -77,7 +78,7 @@ class _Board:
 def _data(boards: Sequence[_Board]) -> dict[str, Any]:
     return {"index": [{
         "protocol": board.run.protocol, "benchmark": board.run.benchmark.name, "models": list(board.book.models),
-        "scopes": [{"task": task, "language": language, "n": len(board.held((task, language))),
+        "scopes": [{"task": task, "language": language, "words": language_words(language), "n": len(board.held((task, language))),
                     "of": board.book.scopes[task, language].stop - board.book.scopes[task, language].start,
                     "answers": _path("answers", board.number, place), "text": _path("text", board.twin, place)}
                    for place, (task, language) in enumerate(board.scopes)]} for board in boards],

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 from biomistral.reporting.apart import joined
-from biomistral.reporting.language_table import fertility_words
 from biomistral.reporting.page import Page
 from biomistral.reporting.pages.models import Standing, heat, language_map
 from biomistral.reporting.results import Run
@@ -42,6 +41,6 @@ def _cell(run: Run, language: str) -> dict[str, Any] | None:
         return None
     gap = scores.gap.overall if scores.gap and scores.gap.overall.n else None
     cost = run.fertility.languages.get(language) if run.fertility else None
+    found = (("ECE", scores.calibration and scores.calibration.ece, 1), ("tokens", cost and cost.premium, 2))
     return {"score": scores.overall, "heat": heat(scores.overall.accuracy, run.chance), "gap": gap,
-            "ece": scores.calibration.ece if scores.calibration else None,
-            "tokens": fertility_words(cost.model_dump()) if cost else "", "premium": cost.premium if cost else None}
+            "notes": [f"{name} {value:.{digits}f}" for name, value, digits in found if value is not None]}

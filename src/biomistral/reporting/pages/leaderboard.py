@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from biomistral.languages import language_words
 from biomistral.reporting.charts import Chart, accuracy_chart, percent, reliability_chart
 from biomistral.reporting.page import Page
 from biomistral.reporting.site_data import SiteData
@@ -34,7 +35,7 @@ class Cell:
     tone: str = ""
     more_tone: str = ""
     best: bool = False
-    heat: float | None = None
+    heat: int | None = None
     score: dict[str, Any] | None = None
     """Of the column of all questions: drawn as an interval, too."""
 
@@ -91,7 +92,8 @@ def _whole(site: SiteData, number: int) -> Slice:
     columns = [Column("all", "All questions", f"n = {view['questions']:,}")]
     columns += [Column("difference", "Difference", f"to {view['baseline']}")] if view["baseline"] else []
     columns += [Column(f"group:{one}", one.capitalize(), f"n = {first['groups'][one]['n']:,}") for one in view["groups"]]
-    columns += [Column(f"language:{one}", one, f"n = {first['languages'][one]['overall']['n']:,}") for one in view["languages"]]
+    columns += [Column(f"language:{one}", language_words(one), f"n = {first['languages'][one]['overall']['n']:,}")
+                for one in view["languages"]]
     columns += [Column(f"task:{one}", one, f"n = {first['tasks'][one]['n']:,}", site.task_path(name, one))
                 for one in view["tasks"]]
     columns += [Column("mean", "Mean", f"of {len(view['tasks'])} tasks")] if view["tasks"] else []
@@ -165,8 +167,8 @@ def _scored(score: dict[str, Any], best: bool, difference: dict[str, Any] | None
     beside, tone = ("", "") if difference is None else (
         f"{points(difference['difference'])} [{points(difference['low'])}, {points(difference['high'])}]"
         f"{_arrow(difference['direction'])}", _tone(difference["direction"], difference["significant"]))
-    return Cell(_share(score["accuracy"]), f"{_share(low)} – {_share(high)}", beside, more_tone=tone, best=best,
-                heat=score["accuracy"] if warm else None, score=score if drawn else None)
+    return Cell(_share(score["accuracy"]), f"{_share(low)}–{_share(high)}", beside, more_tone=tone, best=best,
+                heat=round(40 * score["accuracy"]) if warm else None, score=score if drawn else None)
 
 
 def _difference(found: dict[str, Any] | None) -> Cell:

@@ -7,6 +7,8 @@ from typing import Any
 
 from biomistral.reporting import making
 from biomistral.reporting.charts import reliability_chart
+from biomistral.reporting.lineage import lineage_of
+from biomistral.reporting.lineage_graph import lineage_graph
 from biomistral.reporting.page import DataFile, Page
 from biomistral.reporting.results import Results, Run
 from biomistral.reporting.results_file import Score
@@ -63,6 +65,7 @@ def _data(site: SiteData, name: str, has_card: bool) -> dict[str, Any]:
             "calibrations": [_calibration(one) for one in found if one.run.summary.calibration],
             "habits": [_habits(one) for one in found],
             "stages": list(making.stages(node)) if node is not None else [],
+            "graph": lineage_graph([lineage_of(result.artifact) for result in results]),
             "lineage": [lineage_view(result) for result in results]}
 
 
@@ -111,19 +114,19 @@ def language_map(site: SiteData, one: Standing) -> dict[str, Any]:
     languages = one.run.summary.languages
     tasks = dict.fromkeys(task for scores in languages.values() for task in scores.tasks)
     benchmark, here = one.run.benchmark.name, one.run.questionnaire.languages.names
-    several = len(here) > 1  # of languages asked apart each has its pages under its own benchmark
+    several = len(here) > 1  # languages asked apart have pages under benchmarks of their own
 
     def cell(language: str, task: str) -> dict[str, Any] | None:
         scores = languages[language]
         found = _cell(one, scores.tasks.get(task) if task else scores.overall)
         gap = (scores.gap.tasks.get(task) if task else scores.gap.overall) if scores.gap else None
-        return found and {**found, "gap": gap if gap and gap.n else None,
-                          "path": site.task_path(benchmark, task, language) if task and several and language in here else ""}
+        return found and {**found, "gap": gap if gap and gap.n else None}
 
     rows = [{"name": task, "path": site.task_path(benchmark, task), "cells": [cell(language, task) for language in languages]}
             for task in tasks]
     rows.append({"name": "all questions", "path": "", "cells": [cell(language, "") for language in languages]})
-    return {"standing": one, "languages": list(languages), "rows": rows}
+    parts = [site.task_path(benchmark, "", name).partition(".html")[2] if several and name in here else "" for name in languages]
+    return {"standing": one, "columns": list(zip(languages, parts, strict=True)), "rows": rows}
 
 
 def _calibration(one: Standing) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A page for each task, and for each of its languages: what was asked, to the letter, how hard it is, how alike models answer."""
+"""A page for each task, with a part for each language: what was asked, to the letter, how hard it is, how alike models answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,32 +23,29 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a benchmark in one language, or in all that were asked (``""``), and the numbers of the boards that have it."""
+    """A task of a benchmark, the languages it was asked in, and the numbers of the boards that have it."""
 
     benchmark: str
     name: str
-    language: str
     languages: Sequence[str]
     boards: Sequence[int]
 
     @property
-    def title(self) -> str:
-        return f"{self.name} ({self.language})" if self.language else self.name
+    def parts(self) -> list[str]:
+        """The languages that its page has a part about, first all of them together (``""``)."""
+        return ["", *self.languages] if len(self.languages) > 1 else [""]
 
-    @property
-    def sample_language(self) -> str:
-        """The language whose prompt and questions are shown."""
-        return self.language or ("en" if "en" in self.languages else self.languages[0])
+    def sample_language(self, part: str) -> str:
+        """The language whose prompt and questions a part shows."""
+        return part or ("en" if "en" in self.languages else self.languages[0])
 
 
 def pages(site: SiteData) -> Iterator[Page]:
-    """``tasks/index.html`` and ``tasks/BENCHMARK--TASK[--LANGUAGE].html``; the latter where several languages were asked."""
+    """``tasks/index.html`` and ``tasks/BENCHMARK--TASK.html``, with a part for each language where several were asked."""
     tasks = tasks_of(site)
     yield Page(INDEX, "Tasks", "tasks.html.j2", partial(_index, site, tasks), nav="Tasks")
     for task in tasks:
-        for language in ("", *(task.languages if len(task.languages) > 1 else ())):
-            one = Task(task.benchmark, task.name, language, task.languages, _with_language(site, task, language))
-            yield Page(site.task_path(task.benchmark, task.name, language), one.title, "task.html.j2", partial(_data, site, one))
+        yield Page(site.task_path(task.benchmark, task.name), task.name, "task.html.j2", partial(_data, site, task))
 
 
 def tasks_of(site: SiteData) -> list[Task]:
@@ -57,18 +54,12 @@ def tasks_of(site: SiteData) -> list[Task]:
     for number, board in enumerate(site.boards):
         for task in board[0].summary.tasks:
             found.setdefault((board[0].benchmark.name, task), []).append(number)
-    return [Task(benchmark, name, "", _languages(site, name, numbers), numbers) for (benchmark, name), numbers in found.items()]
+    return [Task(benchmark, name, _languages(site, name, numbers), numbers) for (benchmark, name), numbers in found.items()]
 
 
 def _languages(site: SiteData, task: str, numbers: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(language for number in numbers for name, language in site.book.scopes(number)
                               if name == task and language))
-
-
-def _with_language(site: SiteData, task: Task, language: str) -> list[int]:
-    """The boards on which the task was asked in a language."""
-    return [number for number in task.boards
-            if not language or (task.name, language) in site.book.scopes(number)]
 
 
 def _index(site: SiteData, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -91,44 +82,55 @@ def _about(asked: Asked | None, task: Task) -> dict[str, str]:
 def _data(site: SiteData, task: Task) -> dict[str, Any]:
     first = site.boards[task.boards[0]][0]
     asked = site.library.asked(next(result for result in site.results if result.artifact.path == first.folder))
-    book = site.book.board(task.boards[0])
-    scope = (task.name, task.language)
-    return {"task": task, "n": book.scopes[scope].stop - book.scopes[scope].start, "content": book.content(scope),
-            "benchmark": first.benchmark, "about": _about(asked, task),
-            "languages": [{"name": language, "path": site.task_path(task.benchmark, task.name, language)}
-                          for language in task.languages] if len(task.languages) > 1 else [],
-            "index": INDEX, "all_path": site.task_path(task.benchmark, task.name), "asked": asked is not None,
-            "examples": _examples(book, task, asked) if asked else [],
-            "boards": [_board(site, number, task, asked) for number in task.boards]}
+    parts: dict[str, dict[str, Any]] = {}
+    for number in task.boards:  # outside: the answers of one board are held at a time
+        book = site.book.board(number)
+        for part in task.parts:
+            if (task.name, part) not in book.scopes:
+                continue
+            if part not in parts:
+                parts[part] = _part(site, task, part, book, asked)
+            parts[part]["boards"].append(_board(site, number, task, part, asked))
+    return {"task": task, "benchmark": first.benchmark, "about": _about(asked, task), "asked": asked is not None,
+            "parts": [parts[part] for part in task.parts], "runs": {number: site.boards[number][0] for number in task.boards}}
 
 
-def _board(site: SiteData, number: int, task: Task, asked: Asked | None) -> dict[str, Any]:
+def _part(site: SiteData, task: Task, part: str, book: BoardAnswers, asked: Asked | None) -> dict[str, Any]:
+    """What the task is in one language, or in all; ``boards`` are still to come."""
+    place = book.scopes[task.name, part]
+    path = site.task_path(task.benchmark, task.name, part)
+    return {"id": path.partition("#")[2] or "all", "language": part, "sample": task.sample_language(part),
+            "n": place.stop - place.start, "content": book.content((task.name, part)),
+            "examples": _examples(book, task, part, asked) if asked else [],
+            "boards": []}
+
+
+def _board(site: SiteData, number: int, task: Task, part: str, asked: Asked | None) -> dict[str, Any]:
     """What one protocol says of a task."""
-    board, book = site.boards[number], site.book.board(number)
-    place = book.scopes[task.name, task.language]
-    row = site.library.recorded(board[0].folder, board[0].protocol).get((task.name, task.sample_language))
-    hardness = difficulty(book.share[:, place])
+    board, book, sample = site.boards[number], site.book.board(number), task.sample_language(part)
+    row = site.library.recorded(board[0].folder, board[0].protocol).get((task.name, sample))
+    hardness = difficulty(book.share[:, book.scopes[task.name, part]])
     return {"number": number, "run": board[0], "view": site.views[number], "difficulty": hardness,
-            "most": max(hardness.counts), "models": _models(site, board, book, task),
-            "prompt": prompt(asked, board[0].protocol, task.name, task.sample_language, row) if asked and row else None}
+            "most": max(hardness.counts), "models": _models(site, board, book, (task.name, part)),
+            "prompt": prompt(asked, board[0].protocol, task.name, sample, row) if asked and row else None}
 
 
-def score_of(run: Run, task: Task) -> Score | None:
+def score_of(run: Run, task: str, language: str) -> Score | None:
     """A model's score in a task, in all its languages or one."""
-    if not task.language:
-        return run.summary.tasks.get(task.name)
-    scores = run.summary.languages.get(task.language)
-    return scores.tasks.get(task.name) if scores else None
+    if not language:
+        return run.summary.tasks.get(task)
+    scores = run.summary.languages.get(language)
+    return scores.tasks.get(task) if scores else None
 
 
-def _models(site: SiteData, board: Sequence[Run], book: BoardAnswers, task: Task) -> list[dict[str, Any]]:
+def _models(site: SiteData, board: Sequence[Run], book: BoardAnswers, scope: tuple[str, str]) -> list[dict[str, Any]]:
     """The models, best in this task first; each with how alike it answers to the others, and to which most."""
-    place = book.scopes[task.name, task.language]
+    place = book.scopes[scope]
     same, kappa = agreement(book.chosen[:, place])
     np.fill_diagonal(same, np.nan)
     rows: list[dict[str, Any]] = []
     for index, run in enumerate(board):
-        row: dict[str, Any] = {"name": run.model.name, "path": site.model_path(run.model.name), "score": score_of(run, task),
+        row: dict[str, Any] = {"name": run.model.name, "path": site.model_path(run.model.name), "score": score_of(run, *scope),
                                "right": float(book.share[index, place].mean() / STEPS), "nearest": None}
         if len(board) > 1:
             nearest = int(np.nanargmax(same[index]))
@@ -142,13 +144,14 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _examples(book: BoardAnswers, task: Task, asked: Asked) -> list[dict[str, Any]]:
+def _examples(book: BoardAnswers, task: Task, part: str, asked: Asked) -> list[dict[str, Any]]:
     """Questions that most models have right, that some have, and that fewest have, with how many models chose which option."""
-    place = book.scopes[task.name, task.sample_language]
+    language = task.sample_language(part)
+    place = book.scopes[task.name, language]
     found = []
     for offset in examples(book.share[:, place], _EXAMPLES):
         index = place.start + offset
-        question = asked.questions.get((task.sample_language, str(book.questions[index])))
+        question = asked.questions.get((language, str(book.questions[index])))
         if question is not None:
             chosen = book.chosen[:, index]
             found.append({"question": question, "right": float(book.share[:, index].mean() / STEPS),

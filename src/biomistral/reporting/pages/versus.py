@@ -1,8 +1,10 @@
-"""Two models side by side: paired differences of all pairs of the best, and of any two in the reader's browser.
+"""Two models side by side: paired differences of all pairs of the best with all that is known of them, of all pairs in short, and
+of any two, task by task, in the reader's browser.
 
 The browser has each model's share of right answers for each question, packed into bits, and computes McNemar's exact test as
 `statistics.mcnemar` does. Its intervals are normal ones from the spread of the differences (the error of
-`statistics.detectable_difference`), those in the table without scripts the bootstrap's: both are said where they stand.
+`statistics.detectable_difference`), as are those of all pairs in short; those of the best the bootstrap's: it is said where they
+stand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,17 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from biomistral.languages import language_words
 from biomistral.reporting.compare import paired
 from biomistral.reporting.packed import bits_for, packed, script, squeezed
 from biomistral.reporting.page import DataFile, Page
-from biomistral.reporting.pairwise import pairs
+from biomistral.reporting.pairwise import SIGNIFICANT, differences_of_all, pairs
 from biomistral.reporting.results import Run
 from biomistral.reporting.site_data import SiteData
 from biomistral.statistics import holm, mcnemar
 
 PATH = "compare.html"
 _MOST = 8
-"""Models of which every pair stands in the table: 28 rows; more are compared by script."""
+"""Models of which every pair has a row: 28 rows. Of more models every pair has a cell."""
+_MOST_IN_CELLS = 100
+"""So many models have rows and columns of cells: 10,000 cells, 0.3 MB."""
 
 
 def pages(site: SiteData) -> Iterator[Page | DataFile]:
@@ -43,7 +48,9 @@ def _data(site: SiteData, numbers: Sequence[int]) -> dict[str, Any]:
     return {"tables": [_table(site, number) for number in numbers], "by_script": bool(site.settings.questions),
             "index": [{"number": number, "protocol": site.boards[number][0].protocol,
                        "benchmark": site.boards[number][0].benchmark.name, "file": _path(number),
-                       "models": [run.model.name for run in site.boards[number]]} for number in numbers]}
+                       "models": [run.model.name for run in site.boards[number]],
+                       "languages": {name: language_words(name) for name in site.boards[number][0].questionnaire.languages.names}}
+                      for number in numbers]}
 
 
 def _table(site: SiteData, number: int) -> dict[str, Any]:
@@ -56,7 +63,24 @@ def _table(site: SiteData, number: int) -> dict[str, Any]:
              "difference": paired(board[one], board[other], root=site.settings.seed)}
             for one, other in every if max(one, other) < _MOST]
     return {"number": number, "run": board[0], "view": site.views[number], "rows": rows, "pairs": len(every),
-            "models": min(len(board), _MOST), "of": len(board)}
+            "models": min(len(board), _MOST), "of": len(board), "most": _MOST_IN_CELLS,
+            "cells": _cells(board, corrected) if len(board) > _MOST else []}
+
+
+def _cells(board: Sequence[Run], corrected: dict[tuple[int, int], float]) -> list[tuple[str, list[dict[str, Any] | None]]]:
+    """Each of the first models, and how it differs from each of them: None from itself."""
+    differences, halves = differences_of_all(board)
+    places = range(min(len(board), _MOST_IN_CELLS))
+
+    def cell(one: int, other: int) -> dict[str, Any] | None:
+        if one == other:
+            return None
+        found, half = float(differences[one, other]), float(halves[one, other])
+        direction = int(found - half > 0) - int(found + half < 0)
+        told = corrected[min(one, other), max(one, other)] < SIGNIFICANT
+        return {"difference": found, "half": half, "direction": direction, "tone": ["", "up", "down"][direction] if told else ""}
+
+    return [(board[one].model.name, [cell(one, other) for other in places]) for one in places]
 
 
 def _right(site: SiteData, number: int) -> str:

@@ -10,8 +10,8 @@ let sort = ""; // a column's key, "-" before it: downwards; "" as the page came
 const headsOf = (table) => [...table.tHead.rows[0].cells];
 const titleOf = (head) => head.querySelector("button")?.textContent ?? head.firstChild.textContent;
 
-function addOptions(select, values) {
-  values.forEach((value) => select.append(new Option(value, value)));
+function addOptions(select, values, words = new Map()) {
+  values.forEach((value) => select.append(new Option(words.get(value) ?? value, value)));
   select.parentElement.hidden = select.options.length < 2;
 }
 
@@ -23,7 +23,8 @@ function distinct(values) {
 function fillForm() {
   const heads = [...document.querySelectorAll(".lean thead th")];
   const keys = new Map(heads.map((head) => [head.dataset.key, titleOf(head)]));
-  addOptions(form.language, distinct([...document.querySelectorAll(".slice")].map((slice) => slice.dataset.language)));
+  const languages = new Map([...document.querySelectorAll(".slice[data-words]")].map(({ dataset }) => [dataset.language, dataset.words]));
+  addOptions(form.language, [...languages.keys()], languages);
   addOptions(form.task, [...keys.keys()].filter((key) => key.startsWith("task:")).map((key) => key.slice(5)));
   addOptions(form.weights, distinct([...document.querySelectorAll(".lean tbody tr")].map((row) => row.dataset.weights)).sort());
   form.board.parentElement.hidden = sections.length < 2;
@@ -108,7 +109,7 @@ function show() {
   const column = heads.findIndex((head) => head.dataset.key === wanted.replace(/^-/, ""));
   if (column >= 0) sortBy(table, column, wanted.startsWith("-"));
   const [shown, all] = filterRows(table);
-  const lacking = slice.dataset.language !== form.language.value ? ` No questions in ${form.language.value} under this protocol.` : "";
+  const lacking = slice.dataset.language !== form.language.value ? ` No questions in ${form.language.selectedOptions[0].text} under this protocol.` : "";
   form.querySelector(".status").textContent = `${shown} of ${all} models shown.${lacking}`;
 }
 

@@ -77,7 +77,9 @@ const versus = (() => {
   // Rows of the table: all questions, then those of each name (or pair of names) of the parts that were asked for.
   function scopes(data, by) {
     const all = [...Array(data.n).keys()];
-    const parts = by ? by.split(",").map((name) => ({ names: data.parts[name].names, numbers: numbers(data.parts[name]) })) : [];
+    const { languages } = boards[form.board.value];
+    const words = (part, names) => (part === "language" ? names.map((name) => languages[name]) : names);
+    const parts = by ? by.split(",").map((part) => ({ names: words(part, data.parts[part].names), numbers: numbers(data.parts[part]) })) : [];
     const rows = new Map();
     if (parts.length) {
       for (const place of all) {

@@ -17,7 +17,7 @@
     form.board.value = boards[wanted.board] ? wanted.board : 0;
     const { scopes, models } = board();
     const several = new Set(scopes.map((scope) => scope.language)).size > 1;
-    const name = (scope) => `${scope.task}${several ? ` · ${scope.language}` : ""} (${scope.n}${scope.n < scope.of ? ` of ${scope.of}` : ""})`;
+    const name = (scope) => `${scope.task}${several ? ` · ${scope.words}` : ""} (${scope.n}${scope.n < scope.of ? ` of ${scope.of}` : ""})`;
     const key = (scope) => `${scope.task}/${scope.language}`;
     options(form.task, scopes.map((scope) => [key(scope), name(scope)]), wanted.task);
     if (form.task.selectedIndex < 0) form.task.selectedIndex = 0;
