@@ -211,9 +211,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     if set(options.parts) < set(PARTS) and options.out.is_file():
         report |= json.loads(options.out.read_text())
+    limit = in_own_process("limits", folder, options.questions)
+    if report.get("questions") == options.questions and report["limit"]["gemm_gflops"] > limit["gemm_gflops"]:
+        limit = report["limit"]  # what else runs on a machine only lowers it: the best that was seen counts
     how = "by AVX-512 alone" if options.without_amx else "all that the processor has"
-    report |= {"machine": f"{platform.machine()}, one thread, {how}", "questions": options.questions,
-               "limit": in_own_process("limits", folder, options.questions)}
+    report |= {"machine": f"{platform.machine()}, one thread, {how}", "questions": options.questions, "limit": limit}
     write_task(folder, "hundred", PROTOCOLS[0], END_TO_END)
     for protocol in options.parts:
         if protocol in PROTOCOLS:
