@@ -253,7 +253,7 @@ def summary(rounds: list[tuple[dict[str, Any], dict[str, Any]]], truth: dict[str
             "ratio": statistics.median(mine / theirs for theirs, mine in rates),
             "peak_bytes": {name: statistics.median(pair[place]["peak_bytes"] for pair in rounds)
                            for place, name in enumerate(("lm-eval", "ours"))},
-            "share_of_limit": ours / limit,
+            "share_of_limit": ours / limit, "share_of_limit_in_the_best_round": max(mine for _, mine in rates) / limit,
             "largest_difference_to_float32": {
                 name: difference(answers["answers"], truth[letters])
                 for name, answers, letters in zip(("lm-eval", "ours"), rounds[0], ("plain", "summed"), strict=True)}}
