@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "biomistral.cli", *arguments]
 
 
-def attempt(work: Path, arguments: list[str], kill_after: float = 0.0) -> dict[str, Any]:
-    """Run a command, or kill it after so many seconds; what it took and how it ended."""
+def attempt(work: Path, arguments: list[str], kill_when: Callable[[float], bool] = lambda seconds: False) -> dict[str, Any]:
+    """Run a command, or kill it when that says so of the seconds since it began; what it took and how it ended."""
     began = time.perf_counter()
     with (work / "log.txt").open("ab") as log:
         child = subprocess.Popen(command(*arguments), stdout=log, stderr=log)
     while not (ended := os.wait4(child.pid, os.WNOHANG))[0]:
         time.sleep(0.2)
-        if kill_after and time.perf_counter() - began > kill_after:
+        if kill_when(time.perf_counter() - began):
             os.kill(child.pid, signal.SIGKILL)
     used = ended[2]
     return {"exit": os.waitstatus_to_exitcode(ended[1]), "wall_seconds": time.perf_counter() - began,
@@ -104,7 +105,7 @@ def ask(work: Path, protocol: str, limit: int, kill_after: float, few: int) -> d
         return dict(json.loads(account.read_text()))
     tasks, refused = able(work, protocol)
     arguments = asking(work, protocol, limit, tasks, protocol)
-    tries, kept = [attempt(work, arguments, kill_after)], on_the_disk(work, protocol)
+    tries, kept = [attempt(work, arguments, lambda seconds: 0 < kill_after < seconds)], on_the_disk(work, protocol)
     if tries[0]["exit"] == -signal.SIGKILL:
         tries.append(attempt(work, arguments))
     assert tries[-1]["exit"] == 0, f"see {work / 'log.txt'}"

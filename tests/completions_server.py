@@ -51,6 +51,7 @@ class State:
     struck: dict[str, int] = field(default_factory=dict)
     answered: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     flying: int = 0
     most: int = 0
     lock: Any = field(default_factory=threading.Lock)
@@ -65,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         state = self.state
-        self.reply(200, {"answered": state.answered, "times": state.times, "most": state.most})
+        self.reply(200, {"answered": state.answered, "times": state.times, "ends": state.ends, "most": state.most})
 
     def do_POST(self) -> None:
         state, raw = self.state, self.rfile.read(int(self.headers["Content-Length"]))
@@ -86,6 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with state.lock:
                 state.flying -= 1
+                state.ends.append(time.time())
 
     def fault(self, name: str, body: dict[str, Any]) -> None:
         if name == "drop":

@@ -75,3 +75,21 @@ def test_light_models_are_made_and_asked(tmp_path: Path, monkeypatch: pytest.Mon
         found = quantized.ask(tmp_path / form, "cpu", 3)
         assert sorted(found) == ["0-shot, seconds a question", "3-shot, seconds a question"]
         assert min(found.values()) > 0
+
+
+def test_questions_are_answered_beside_a_float32_pass(tmp_path: Path) -> None:
+    """Our side alone: lm-eval has an environment of its own."""
+    script = SCRIPT.parent / "questions.py"
+    code = ("import sys; from pathlib import Path; sys.argv[0] = sys.argv[1]; sys.path.insert(0, str(Path(sys.argv[1]).parent)); "
+            "import questions as q; folder = Path(sys.argv[2]); q.make_questions(folder, 4); "
+            "q.make_base(folder / 'model', q.TINY, 'cpu'); q.make_tokenizer(folder / 'model', folder / 'questions'); "
+            "q.ours(folder, 'cpu', 4, folder / 'out.json')")
+    done = subprocess.run([sys.executable, "-c", code, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text())
+    for protocol in ("letters-0shot", "letters-3shot"):
+        assert found[protocol]["questions"] == 4
+        for name, exact in found["exact"][protocol]["summed"].items():
+            assert found[protocol]["answers"][name] == pytest.approx(exact, abs=0.02)
+    assert found["letters-3shot"]["tokens"] > 2 * found["letters-0shot"]["tokens"]

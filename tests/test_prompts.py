@@ -43,7 +43,7 @@ ASKED = {
           "**Respuesta:**(",
     "fr": "Voici des questions à choix multiples (avec réponses) sur les connaissances médicales. \n **Question:** {} "
           "**Réponse:**(",
-    "hi": "निम्नलिखित चिकित्सा ज्ञान के बहुविकल्पीय प्रश्न (उत्तर सहित) हैं। \n **प्रश्न:** {} "
+    "hi": "निम्नलिखित चिकित्सा ज्ञान के बारे में बहुविकल्पीय प्रश्न (उत्तर सहित) हैं। \n **प्रश्न:** {} "
           "**उत्तर:**(",
     "it": "Le seguenti sono domande a scelta multipla (con risposte) sulle conoscenze mediche. \n **Domanda:** {} **Risposta:**(",
     "pt": "A seguir estão perguntas de múltipla escolha (com respostas) sobre conhecimentos médicos. \n **Pergunta:** {} "

@@ -1,6 +1,10 @@
 """Integer layers at run time and models loaded from both layouts, against plain models of the same numbers."""
 
 import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from biomistral.errors import UserError
 from biomistral.models.load import load_model, load_tokenizer, num_parameters
 from biomistral.models.quantized import dequantise, kernels
-from biomistral.models.quantized.dequantise import Scratch, dequantise_at_once
+from biomistral.models.quantized.dequantise import Scratch
+from biomistral.models.quantized.dequantise_gpu import dequantise_by_operations, kernel_is_exact
 from biomistral.models.quantized.kernels import kernel_for
 from biomistral.models.quantized.layouts import LayoutName, config_entry, pack
 from biomistral.models.quantized.linear import FEW_ROWS, IntLinear, num_quantized, same_for_any_batch
@@ -70,8 +75,20 @@ def test_a_gpu_s_way_gives_the_same_weights(bits: int, shift: int | None) -> Non
     matrix = random_matrix(6, 96, 32, bits=bits)
     stored = matrix.levels if shift is None else matrix.levels << shift | (15 - matrix.levels) << 4 - shift
     out = torch.empty(6, 96, dtype=torch.bfloat16)
-    dequantise_at_once(stored, shift, matrix.zeros, matrix.scales, out)
+    dequantise_by_operations(stored, shift, matrix.zeros, matrix.scales, out)
     assert torch.equal(out, matrix.dequantized().bfloat16())
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with PyTorch for a GPU only")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_gpu_s_kernel_gives_the_same_weights(dtype: torch.dtype) -> None:
+    """By Triton's interpreter, which rounds to bfloat16 in another way, where there is no GPU."""
+    if torch.cuda.is_available():
+        assert all(kernel_is_exact(torch.device("cuda"), one) for one in (dtype, torch.bfloat16))
+        return
+    code = ("import torch; from biomistral.models.quantized.dequantise_gpu import kernel_is_exact; "
+            f"raise SystemExit(not kernel_is_exact(torch.device('cpu'), {dtype}))")
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "TRITON_INTERPRET": "1"}, check=True, timeout=300)
 
 
 def test_weights_of_a_matrix_larger_than_what_is_done_at_once() -> None:

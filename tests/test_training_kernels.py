@@ -1,5 +1,6 @@
 """Kernels that only some machines have: what is handed to them, that a wrong one is found out; and what is refused at once."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,29 @@ def test_one_call_is_what_the_segments_are_one_by_one(lengths: list[int], window
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_an_older_kernel_shares_keys_untold(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 has no ``enable_gqa``."""
+
+    def older(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+              max_q: int, max_k: int, *, scale: float | None, window_size: tuple[int, int]) -> torch.Tensor:
+        return by_definition(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size,
+                             enable_gqa=True)
+
+    inputs = [torch.randn(1, number, 12, 16, generator=torch.Generator().manual_seed(0)) for number in (6, 2, 2)]
+    wanted, _ = isolated_attention(torch.nn.Identity(), *inputs, None, segments=Segments([5, 7]))
+    monkeypatch.setattr(torch_varlen, "varlen_attn", older)
+    found, _ = isolated_attention(torch.nn.Identity(), *inputs, None, segments=Segments([5, 7]))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_torch_s_kernel_takes_what_it_is_given() -> None:
+    """Its own signature, which the tests above put something else in the place of."""
+    signature = inspect.signature(torch_varlen.varlen_attn)
+    rows = torch.zeros(1, 1, 8)
+    told = {"enable_gqa": False} if varlen._has_to_be_told(torch_varlen.varlen_attn) else {}
+    signature.bind(rows, rows, rows, rows, rows, 1, 1, scale=None, window_size=(-1, 0), **told)
+
+
 def test_borders_are_copied_once() -> None:
     segments = Segments([3, 1, 5])
     device = torch.device("cpu")
@@ -85,7 +109,7 @@ def test_borders_are_copied_once() -> None:
     assert segments.longest == 5
 
 
-def test_a_cpu_never_gets_the_kernel_and_torch_s_has_its_signature() -> None:
+def test_a_cpu_never_gets_the_kernel() -> None:
     assert not varlen.fits(torch.zeros(1, 2, 4, 64, dtype=torch.bfloat16), 0.0)
     assert varlen.kernel_is_there()
 
@@ -129,12 +153,9 @@ def test_without_a_compiler_nothing_is_begun(model: Path, corpus: Path, tmp_path
         execute(settings_of(model, corpus, compile=True), tmp_path / "out", Machine(device="cpu"))
 
 
-def test_compiling_chooses_for_itself_what_is_computed_again(model: Path, corpus: Path) -> None:
-    with pytest.raises(ValueError, match="set gradient_checkpointing to none or full"):
-        settings_of(model, corpus, compile=True, gradient_checkpointing="selective")
-
-
-def test_compiled_layers_give_the_same_losses(model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", ["full", "selective"])
+def test_compiled_layers_give_the_same_losses(how: str, model: Path, corpus: Path, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Through dynamo and autograd, without the time that building kernels takes; in backward a layer is computed again."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -142,7 +163,7 @@ def test_compiled_layers_give_the_same_losses(model: Path, corpus: Path, tmp_pat
     compiled = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend=counter))
     losses = []
-    for number, change in enumerate(({}, {"compile": True, "gradient_checkpointing": "full"})):
+    for number, change in enumerate(({}, {"compile": True, "gradient_checkpointing": how})):
         made = execute(settings_of(model, corpus, max_steps=3, compute_dtype="float32", **change), tmp_path / str(number),
                        Machine(device="cpu"))
         rows = [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]

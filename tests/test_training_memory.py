@@ -20,6 +20,7 @@ from biomistral.run import execute
 from biomistral.training import finetune as finetune_module
 from biomistral.training import pretrain as pretrain_module
 from biomistral.training.compute.attention import use_isolated_attention
+from biomistral.training.compute.compiled import compile_between_products
 from biomistral.training.compute.fused import use_fused_norms
 from biomistral.training.compute.recompute import use_recomputation
 from biomistral.training.compute.segments import Segments
@@ -107,6 +108,26 @@ def test_selective_computes_no_product_twice(model: Path) -> None:
         counts[how] = products.count
     assert counts["selective"] == counts["none"]
     assert counts["full"] == counts["none"] + 2 * 6  # q, k, v, o, gate and up of both layers
+
+
+def test_compiling_lets_selective_see_the_products(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products inside of compiled code would all be computed again."""
+    compiled = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend="aot_eager"))
+    ids, counts, losses = torch.arange(3, 43)[None], [], []
+    for how in ("selective", "none"):
+        trained = load_model(model, torch.float32).train()
+        use_isolated_attention(trained)
+        if how == "selective":
+            assert compile_between_products(trained) == (5, 2)  # two norms a layer and the last
+        use_recomputation(trained, how)
+        with Products() as products:
+            loss = batch_loss(trained, MicroBatch(ids, torch.arange(40)[None], ids, Segments([40])), 40)
+            loss.backward()
+        counts.append(products.count)
+        losses.append(float(loss))
+    assert counts[0] == counts[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 # ---- the rehearsal --------------------------------------------------------------------------------------------------

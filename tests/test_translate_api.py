@@ -206,7 +206,7 @@ def test_a_reached_budget_stops_in_one_line_and_pays_only_for_what_is_missing(ho
     prices = {"price_in": 1000, "price_out": 1000, "concurrency": 1}
     with serving(said={str(number): "number" for number in range(12)}) as place:
         with pytest.raises(UserError, match="--max-cost") as said:
-            run(place, suite, home / "pt", use={**prices, "max_cost": 8})
+            run(place, suite, home / "pt", use={**prices, "max_cost": 4}, first_estimate=False)
         assert "\n" not in str(said.value)
         before = len(place.answered())
         artifact = run(place, suite, home / "pt", use={**prices, "max_cost": 1000})
@@ -225,7 +225,7 @@ def words(tasks, count=4):
 def test_a_reached_budget_leaves_what_is_finished_if_asked_to_and_says_how_to_go_on(home, monkeypatch):
     monkeypatch.setattr("biomistral.translation.stage._AT_ONCE", 4)
     suite = bench(home, words(("nerves", "bones", "signs")))
-    prices = {"price_in": 1000, "price_out": 1000, "concurrency": 2}
+    prices = {"price_in": 1000, "price_out": 1000, "concurrency": 1}
     with serving() as place:
         run(place, suite, home / "all", use=prices)
         cost = read_manifest(home / "all")["cost"]
@@ -249,8 +249,26 @@ def test_a_reached_budget_leaves_what_is_finished_if_asked_to_and_says_how_to_go
     assert read_manifest(home / "whole")["partial"] is None
 
 
+def test_an_estimate_that_is_too_high_says_so_and_stops_nothing(home, caplog):
+    suite = bench(home, words(("nerves",)))
+    prices = {"price_in": 1000, "price_out": 1000}
+    with serving() as place:
+        with caplog.at_level("INFO"), pytest.raises(UserError, match=r"^--max-cost 0: 4 requests may cost [\d.]+") as said:
+            run(place, suite, home / "none", use={**prices, "max_cost": 0})
+        assert place.answered() == []
+        there = float(str(said.value).split("cost ")[2].split(" ")[0])  # the estimate of the way there alone
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            run(place, suite, home / "pt", use={**prices, "max_cost": 1.2 * there})
+    lines = [line for line in caplog.messages if "requests, about" in line]
+    assert [line.partition(":")[0] for line in lines] == ["api to pt", "api to en", "api to en"]
+    assert "more than is left of --max-cost" in lines[-1]
+    assert len(sound(home / "pt")) == 4
+    assert read_manifest(home / "pt")["cost"] < there
+
+
 def test_nothing_finished_makes_no_partial_benchmark(home):
-    with serving() as place, pytest.raises(UserError, match=r"0 of 4 questions are finished, for 0, and 0 answers"):
+    with serving() as place, pytest.raises(UserError, match=r"^--max-cost 1: 0 is spent, and the next .* may cost \d+; [^;]*$"):
         run(place, bench(home, words(("nerves",))), home / "pt", {"price_in": 1e6, "price_out": 1e6, "max_cost": 1}, partial=True)
     assert not (home / "pt").exists()
 

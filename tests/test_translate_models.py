@@ -106,15 +106,19 @@ def pieces(path):
     return [found.id_to_piece(number) for number in range(found.get_piece_size())]
 
 
-def nllb(folder):
+def nllb(folder, **changes):
     names = ["<s>", "<pad>", "</s>", "<unk>", *sorted(set("".join(WORDS))), "▁"]
     tokenizer = NllbTokenizer(vocab={word: number for number, word in enumerate(names)}, merges=[])
-    return tokenizer, m2m_model(len(tokenizer)), ("eng_Latn", "por_Latn")
+    model = m2m_model(len(tokenizer), **changes)
+    languages = set(range(len(names), len(tokenizer))) - {tokenizer.convert_tokens_to_ids("por_Latn")}
+    model.generation_config.suppress_tokens = [0, 1, 2, 3, *languages]  # it speaks in letters,
+    model.generation_config.no_repeat_ngram_size = 2  # and does not stay at one
+    return tokenizer, model, ("eng_Latn", "por_Latn")
 
 
-def m2m_model(size):
+def m2m_model(size, **changes):
     return M2M100ForConditionalGeneration(M2M100Config(vocab_size=size, pad_token_id=1, eos_token_id=2, bos_token_id=0,
-                                                       decoder_start_token_id=2, **SMALL))
+                                                       decoder_start_token_id=2, **SMALL, **changes))
 
 
 def m2m(folder):
@@ -162,6 +166,57 @@ def test_a_text_is_translated_as_if_it_were_alone_whatever_stands_beside_it(home
     assert "cut_off" in {reason["check"] for reason in row["reasons"]}, "a model without an end is told so, not ended by force"
 
 
+def long_text(kind):
+    """A text, and the pieces in which a model that reads 128 tokens (here: letters) is to be given it."""
+    sentences = [f"{first} nerve passes the {last} skull" + "?" * (number % 2 + 1) for number, (first, last) in enumerate(
+        [("which", "facial"), ("qual", "optic"), ("the", "vagus"), ("optic", "which"), ("facial", "qual")])]
+    clauses = [f"{word} nerve passes the skull the vagus the optic the facial nerve," for word in WORDS[:8]]
+    words = [" ".join(WORDS[number % 8] for number in range(start, start + 40)) for start in (0, 3)]
+    return {
+        "8,000 words in sentences": (" ".join(sentences * 270), sentences * 270),
+        "a sentence of clauses": (" ".join(clauses), clauses),
+        "a sentence without clauses": (" ".join(words), None),
+        "a word": ("skull" * 60, None),
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["8,000 words in sentences", "a sentence of clauses", "a sentence without clauses", "a word"])
+def test_a_long_context_goes_in_pieces_that_the_model_reads_whole(home, kind, monkeypatch):
+    (home / "model").mkdir()
+    torch.manual_seed(1)
+    tokenizer, model, _ = nllb(home / "model", max_position_embeddings=128)
+    tokenizer.save_pretrained(home / "model")
+    model.eval().save_pretrained(home / "model")
+    context, pieces = long_text(kind)
+    write_questions(home / "bench.parquet", [Question(id="q1", task="t", stem="which nerve ?", options=OPTIONS[:2], answer="A",
+                                                      context=context)])
+    given = []
+    generate = M2M100ForConditionalGeneration.generate
+
+    def seen(self, input_ids, attention_mask, **more):
+        given.extend(row[mask.bool()] for row, mask in zip(input_ids, attention_mask, strict=True))
+        return generate(self, input_ids=input_ids, attention_mask=attention_mask, **more)
+
+    monkeypatch.setattr(M2M100ForConditionalGeneration, "generate", seen)
+    translate(home, home / "model")
+    assert max(map(len, given)) <= 128
+    row, = read_rows(home / "pt" / "needs_review.parquet")
+    found = row["fields"][-1]["translation"]
+    if pieces is None:
+        read = [tokenizer.decode(one, skip_special_tokens=True).replace(" ", "") for one in given if len(one) > 30]
+        assert sorted("".join(read)) == sorted(context.replace(" ", ""))
+        return
+    assert len(context.split()) >= 8000 or "," in context
+    tokenizer.src_lang, answers = "eng_Latn", {}
+    for piece in dict.fromkeys(pieces):
+        tokens = tokenizer(piece, return_tensors="pt")["input_ids"]
+        made = generate(model, tokens, forced_bos_token_id=tokenizer.convert_tokens_to_ids("por_Latn"), do_sample=False,
+                        max_new_tokens=min(32 * -(-tokens.shape[1] // 16) + 20, 128))
+        answers[piece] = tokenizer.decode(made[0], skip_special_tokens=True).strip()
+    assert len(set(answers.values())) > 2
+    assert found == " ".join(answers[piece] for piece in pieces)
+
+
 def test_a_chat_model_is_asked_through_its_template_and_its_words_are_faults(home):
     artifact = translate(home, make_model(home / "chat"), attempts=2)
     row, = read_rows(home / "pt" / "needs_review.parquet")
@@ -196,6 +251,9 @@ def test_a_converted_model_is_asked_by_ctranslate2(home):
     assert artifact.manifest["facts"]["translation"]["engines"][0]["engine"] == "ctranslate2"
     with pytest.raises(UserError, match=r"no model\.bin"):
         translate(home, home / "madlad", engine="ctranslate2", seed=1)
+    (home / "madlad" / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer"}')
+    with pytest.raises(UserError, match=r"an M2M100, on which .* converter fails .* this one with --engine transformers"):
+        translate(home, home / "madlad", engine="ctranslate2", seed=2)
 
 
 @pytest.mark.parametrize("made", [nllb, marian])  # the converter fails on M2M100's tokenizer of transformers 5

@@ -32,7 +32,7 @@ from biomistral.models.load import own_device
 from biomistral.recipe import Input, Machine
 from biomistral.training.compute import attention
 from biomistral.training.compute.attention import use_isolated_attention
-from biomistral.training.compute.compiled import compile_layers
+from biomistral.training.compute.compiled import compile_model
 from biomistral.training.compute.recompute import use_recomputation
 from biomistral.training.data.batch import Block, check_model
 from biomistral.training.foresight.footprint import footprint, skeleton
@@ -116,7 +116,7 @@ def measure(shape: dict[str, Any], settings: FinetuneSettings, length: int, docu
         model = make_model(shape, settings.method, group.device)
         use_isolated_attention(model)
         if settings.compile:
-            compile_layers(model)
+            compile_model(model, settings.gradient_checkpointing)
         use_recomputation(model, settings.gradient_checkpointing)
         weights = MasterWeights(model, None, torch.bfloat16, settings.weight_decay, group, settings.optimizer)
         check_model(model, group.device)

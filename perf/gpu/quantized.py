@@ -91,13 +91,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--questions", type=int, default=256)
+    parser.add_argument("--base", type=Path, help="a folder with a model of this shape that questions.py made")
     options = parser.parse_args()
     device, shape, count = ("cpu", TINY, 4) if options.tiny else ("cuda", MISTRAL_7B, options.questions)
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name, multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         place = Path(name)
         (place / "text.txt").write_text(TEXT * 20)
-        pool.apply(make_base, (place / "bf16", shape, device))
+        if options.base:
+            (place / "bf16").symlink_to(options.base.absolute(), target_is_directory=True)
+        else:
+            pool.apply(make_base, (place / "bf16", shape, device))
         for form in ("bf16", *METHODS):
             made = {} if form == "bf16" else pool.apply(
                 make_form, (place / "bf16", METHODS[form], place / "text.txt", place / form, device))

@@ -69,7 +69,7 @@ class Requests(Settings):
     @model_validator(mode="after")
     def _priced(self) -> "Requests":
         if self.max_cost is not None and (self.price_in is None or self.price_out is None):
-            raise ValueError("max_cost needs price_in and price_out: without prices nothing can be counted against it")
+            raise ValueError("max_cost needs price_in and price_out (--price-in, --price-out): nothing is counted without")
         return self
 
 

@@ -108,20 +108,23 @@ class Account:
         """What was set aside for a request is known by now."""
         self.in_flight -= cost
 
-    def estimate(self, tokens: Iterable[tuple[int, int]]) -> str:
-        """In words, what requests of so many (prompt, answer) tokens will take at most.
+    def estimate(self, tokens: Iterable[tuple[int, int]], binding: bool = True) -> str:
+        """In words, what requests of so many (prompt, answer) tokens will take at most; most answers are shorter than
+        they may be.
 
         Raises:
-            BudgetError: they would pass the cap.
+            BudgetError: they would pass the cap, and the estimate is ``binding``.
         """
         found = list(tokens)
         into, out = sum(one for one, _ in found), sum(other for _, other in found)
         cost = self.cost(into, out)
-        if self.cap is not None and self.total + cost > self.cap:
+        over = self.cap is not None and self.total + cost > self.cap
+        if over and binding:
             before = f", and {self.total:.4g} is spent" if self.total else ""
             raise BudgetError(f"--max-cost {self.cap:g}: {len(found):,} requests may cost {cost:.4g} ({into:,} prompt tokens, "
                             f"{out:,} of answers, estimated){before}; ask fewer (--limit), or raise the cap")
         priced = f"may cost {cost:.4g}" if self.priced else "no prices given"
+        priced += f", more than is left of --max-cost {self.cap:g}: if it really does, it stops there" if over else ""
         return f"{len(found):,} requests, about {into:,} prompt tokens, at most {out:,} of answers: {priced}"
 
     def said(self) -> str:

@@ -1,7 +1,7 @@
 """One request at a time until it is answered: what may pass is tried again, what will not ends in one line."""
 
 import asyncio
-import ssl
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import httpx2
-
 from biomistral import __version__
 from biomistral.endpoint.account import Account
+from biomistral.endpoint.connection import BrokenError, Connections, Response, UnreachedError
 from biomistral.endpoint.pace import Pace
 from biomistral.endpoint.place import Place, words_of
 from biomistral.endpoint.waits import LONGEST_ASKED_SECONDS, asked_for, backoff
@@ -69,72 +68,73 @@ class Reply:
 
 
 class Client:
-    """Connections to one server, for as long as its ``with`` lasts."""
+    """Asks one server, for as long as its ``async with`` lasts."""
 
     def __init__(self, place: Place, use: Requests, account: Account) -> None:
         self.place, self.use, self.account = place, use, account
         self.pace = Pace(use.requests_per_minute, use.tokens_per_minute)
-        self._closing = asyncio.Event()
+        self._closing, self._heard = asyncio.Event(), asyncio.Event()
         self._answered, self._said = False, 0.0
-        trusted = httpx2.create_ssl_context()  # one for all: each reads the certificates, 85 ms of CPU
-        self._pools = [httpx2.AsyncClient(
-            timeout=None, follow_redirects=False, verify=trusted,  # a redirect would take the key along
-            headers={"User-Agent": f"biomistral/{__version__}", **place.headers()},
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=1))
-            for _ in range(use.concurrency)]
-        self._idle = list(self._pools)
-        """One connection each: a pool looks at all of its own whenever one is taken or given back."""
+        self._connections = Connections(place.url, {
+            "Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": "application/json",
+            "User-Agent": f"biomistral/{__version__}", **place.headers()})
 
     async def __aenter__(self) -> "Client":
+        await self._connections.__aenter__()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
-        for pool in self._pools:
-            await pool.aclose()
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._connections.__aexit__(kind, error, trace)
 
     def close(self) -> None:
         """Begin nothing new; what is in flight may end."""
         self._closing.set()
 
-    async def ask(self, request: Request) -> Reply:
-        """The reply to a request.
+    async def heard(self, seconds: float) -> None:
+        """Wait until the server has said anything at all, but not for longer."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._heard.wait(), seconds)
+
+    async def ask(self, request: Request, failures: int) -> Reply | float:
+        """The reply to a request that has failed so often; or, if it fails once more, the seconds until it may be sent again.
 
         Raises:
             RefusedError: the server refuses this request itself (400, 413, 422).
             ClosedError: `close` was called.
             UserError: it was sent as often as the settings allow; the server cannot be used; the cap is reached.
         """
-        failures = 0
-        while True:
-            cost = await self._turn(request)
-            self.account.send(request.key, request.prompt_tokens, request.completion_tokens)
-            try:
-                return await self._once(request)
-            except _AgainError as error:
-                failures += 1
-                if error.lost:
-                    self.account.lose(request.key, request.prompt_tokens, request.completion_tokens)
-                else:
-                    self.account.spare(request.key)
-                await self._sleep(self._wait(error, failures))
-            except (RefusedError, UserError):
+        cost = await self._turn(request)
+        self.account.send(request.key, request.prompt_tokens, request.completion_tokens)
+        try:
+            return await self._once(request)
+        except _AgainError as error:
+            if error.lost:
+                self.account.lose(request.key, request.prompt_tokens, request.completion_tokens)
+            else:
                 self.account.spare(request.key)
-                raise
-            finally:
-                self.account.release(cost)
+            return self._wait(error, failures + 1)
+        except (RefusedError, UserError):
+            self.account.spare(request.key)
+            raise
+        finally:
+            self._heard.set()
+            self.account.release(cost)
 
     async def _turn(self, request: Request) -> float:
         """Wait until this request may go; returns what was set aside for it."""
-        await self._sleep(self.pace.turn(request.prompt_tokens + request.completion_tokens))
+        await self.sleep(self.pace.turn(request.prompt_tokens + request.completion_tokens))
         while (seconds := self.pace.held()) > 0:
-            await self._sleep(seconds)
+            await self.sleep(seconds)
         cost = self.account.cost(request.prompt_tokens, request.completion_tokens)
         while not self.account.reserve(cost):
-            await self._sleep(0.05)
+            await self.sleep(0.05)
         return cost
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
+        """
+        Raises:
+            ClosedError: `close` was called, before or meanwhile.
+        """
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), seconds)
@@ -160,19 +160,19 @@ class Client:
 
     async def _once(self, request: Request) -> Reply:
         started = time.perf_counter()
-        pool = self._idle.pop()
+        body = json.dumps(request.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         try:
             async with asyncio.timeout(self.use.timeout):
-                answer = await pool.post(f"{self.place.url}/{request.route}", json=request.body)
+                answer = await self._connections.post(request.route, body.encode("utf-8", "replace"))
         except TimeoutError as error:
             raise _AgainError(f"no answer within {self.use.timeout:g} s (--timeout)", lost=True) from error
-        except httpx2.TransportError as error:
+        except UnreachedError as error:
             raise self._unreached(error) from error
-        finally:
-            self._idle.append(pool)
+        except BrokenError as error:
+            raise _AgainError(str(error), lost=True) from error
         self._judge(request, answer)
         try:
-            data = answer.json()
+            data = json.loads(answer.body)
             value = request.read(data)
         except ValueError as error:  # JSON cut off, not UTF-8, or not the shape
             raise _AgainError(f"its answer cannot be read ({self.place.without_key(str(error))})", lost=True) from error
@@ -182,27 +182,23 @@ class Client:
         self.account.count(*tokens)
         return Reply(value, *tokens, usage is not None, time.perf_counter() - started)
 
-    def _unreached(self, error: httpx2.TransportError) -> _AgainError:
+    def _unreached(self, error: UnreachedError) -> _AgainError:
         """
         Raises:
             UserError: the server shows a certificate that is not to be trusted.
         """
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise UserError(f"{self.place.url}: {cause.verify_message}; its certificate is not trusted here") from error
-            cause = cause.__cause__ or cause.__context__
-        nobody = isinstance(error, httpx2.ConnectError)
-        return _AgainError(str(error) or type(error).__name__, lost=not nobody, nobody=nobody)
+        if error.certificate is not None:
+            raise UserError(f"{self.place.url}: {error.certificate}; its certificate is not trusted here") from error
+        return _AgainError(str(error), nobody=True)
 
-    def _judge(self, request: Request, answer: httpx2.Response) -> None:
+    def _judge(self, request: Request, answer: Response) -> None:
         """Raise what the status of an answer means, if it is not 200."""
-        status = answer.status_code
+        status = answer.status
         if status == 200:
             return
         said = self.place.without_key(_said(answer))
         where = f"{self.place.url}/{request.route}: HTTP {status}"
-        if status in _AGAIN and "insufficient_quota" not in answer.text:
+        if status in _AGAIN and b"insufficient_quota" not in answer.body:
             raise _AgainError(f"HTTP {status} {said}", asked_for(answer.headers))
         if status in _REFUSED:
             raise RefusedError(said)
@@ -216,11 +212,11 @@ class Client:
         raise UserError(f"{where}: {said}{hint}")
 
 
-def _said(answer: httpx2.Response) -> str:
+def _said(answer: Response) -> str:
     try:
-        return words_of(answer.json())
+        return words_of(json.loads(answer.body))
     except ValueError:
-        return answer.text
+        return answer.body.decode("utf-8", "replace")
 
 
 def _usage(data: Any) -> tuple[int, int] | None:

@@ -1,6 +1,17 @@
 """What stands around a question, in its own language: the words of the ``translated`` protocols, written once a language.
 
 English has the words of the ``letters`` protocols. Letters, brackets and asterisks are the same in all languages.
+
+No speaker of Arabic, Hindi, Russian or Chinese has read these. They were compared with words that others published:
+
+- yes and no: CLDR 41 (``yesstr``, ``nostr``), glibc 2.36's locales, and Django 5.2's "yes,no,maybe". All agree with those below,
+  but for Chinese, where CLDR has 确定 and 否定 ("confirm", "deny"), glibc 是 and 不是, and Django 是 and 否, which is kept here.
+- maybe: Django's for Arabic and Hindi. For Russian it has может быть, for Chinese 也许; возможно and 可能 are as usual beside yes
+  and no (Chinese descriptions of PubMedQA have 是/否/可能 and 是/否/也许) and are kept.
+- Question and Answer: OpenCompass's MMMLU prompts for Arabic, Hindi and Chinese, lighteval's literals for Russian.
+- the instruction: INCLUDE's sentence in the language, as NVIDIA's code for that benchmark has it. Hindi was put in its words
+  ("के बारे में", about, was missing). Arabic calls the questions اختيار من متعدد, as quizzes in it do, and Chinese 单项选择题 (one
+  right option), as CMMLU does, where INCLUDE has 多项选择题 (several).
 """
 
 from collections.abc import Iterable
@@ -33,7 +44,7 @@ SCAFFOLDS = {
                    "Pregunta", "Respuesta", "sí", "no", "tal vez"),
     "fr": Scaffold("Voici des questions à choix multiples (avec réponses) sur les connaissances médicales.",
                    "Question", "Réponse", "oui", "non", "peut-être"),
-    "hi": Scaffold("निम्नलिखित चिकित्सा ज्ञान के बहुविकल्पीय प्रश्न (उत्तर सहित) हैं।",
+    "hi": Scaffold("निम्नलिखित चिकित्सा ज्ञान के बारे में बहुविकल्पीय प्रश्न (उत्तर सहित) हैं।",
                    "प्रश्न", "उत्तर", "हाँ", "नहीं", "शायद"),
     "it": Scaffold("Le seguenti sono domande a scelta multipla (con risposte) sulle conoscenze mediche.",
                    "Domanda", "Risposta", "sì", "no", "forse"),

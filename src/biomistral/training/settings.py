@@ -34,7 +34,8 @@ class TrainingSettings(ValidationSettings):
     optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description=(
         "AdamW's moments in float32, or in 8 bits by blocks of 256: 2 bytes a parameter instead of 8"))
     compile: bool = Field(False, description=(
-        "have torch compile the decoder's layers (needs a C++ compiler); attention stays out of it, and rounding differs"))
+        "have torch compile the decoder's layers but for attention (with gradient_checkpointing selective norms and activations "
+        "alone); needs a C++ compiler, and rounding differs"))
     evaluate_steps: int = Field(0, ge=0, description="held-out loss every so many steps; 0: only before and at the end")
     evaluate_sequences: int = Field(64, ge=0, description="most held-out sequences looked at, evenly spread; 0: none")
     checkpoint_steps: int = Field(0, ge=0, description="checkpoint every so many steps; 0: by time alone")
@@ -54,13 +55,6 @@ class TrainingSettings(ValidationSettings):
         if self.optimizer == "adamw8bit" and self.parallel in ("fsdp", "hsdp"):
             raise ValueError("optimizer: adamw8bit keeps the moments of whole weights in blocks of 256, which parallel: "
                              f"{self.parallel} would cut; use adamw, which it divides among the processes, or parallel: data")
-        return self
-
-    @model_validator(mode="after")
-    def _compiled_layers_choose(self) -> "TrainingSettings":
-        if self.compile and self.gradient_checkpointing == "selective":
-            raise ValueError("compile: true already computes again what is cheap, and cannot be told what to keep; set "
-                             "gradient_checkpointing to none or full")
         return self
 
     @field_validator("gradient_checkpointing", mode="before")

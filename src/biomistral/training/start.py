@@ -11,7 +11,7 @@ from biomistral.models.stored import StoredWeights
 from biomistral.progress import log
 from biomistral.ranks import Dismissed
 from biomistral.training.compute.attention import use_isolated_attention
-from biomistral.training.compute.compiled import compile_layers
+from biomistral.training.compute.compiled import compile_model
 from biomistral.training.compute.fused import use_fused_norms
 from biomistral.training.compute.recompute import use_recomputation
 from biomistral.training.data.batch import Blocks
@@ -48,7 +48,7 @@ def train(work: Workspace, model: PreTrainedModel, stored: StoredWeights | None,
         if group.device.type == "cpu":
             keep_freed_memory()
         if settings.compile:
-            compile_layers(model)
+            compile_model(model, settings.gradient_checkpointing)
         elif group.device.type == "cpu":
             use_fused_norms(model)
         use_recomputation(model, settings.gradient_checkpointing)

@@ -32,7 +32,7 @@ def cut(fields: Fields, engine: Engine) -> list[Part]:
 
 
 def _texts(text: str, engine: Engine) -> list[tuple[str, str]]:
-    return [(piece, gap) for piece, gap in pieces(text.strip(), engine.longest, engine.together) if piece.strip()]
+    return [(piece, gap) for piece, gap in pieces(text.strip(), engine.fits, engine.together) if piece.strip()]
 
 
 def joined(parts: Sequence[Part], answers: Sequence[Answer], order: Sequence[str], source: str,

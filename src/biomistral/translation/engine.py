@@ -49,12 +49,18 @@ class Engine(ABC):
     """Whether the fields of a question go in one piece; else each sentence is a piece."""
     rewords: bool = False
     """Whether asking again, with the reasons, can give another answer."""
+    charges: bool = False
+    """Whether translations may cost money."""
     purse: str = ""
     """Which of the account's servers is paid for its answers ("": the first)."""
     by_item: bool = False
     """Whether translations are looked up by question, not made: nothing to remember, and nobody to translate back."""
     longest: int = 600
     """Most characters of a piece."""
+
+    def fits(self, text: str) -> bool:
+        """Whether it takes a text at once; models count in tokens besides."""
+        return len(text) <= self.longest
 
     @abstractmethod
     def can(self, source: str, target: str) -> bool:
@@ -70,11 +76,11 @@ class Engine(ABC):
             UserError: the engine itself cannot be used, or may not (a budget); what was delivered stands.
         """
 
-    def foresee(self, pieces: Sequence[Piece]) -> str:
-        """What that will take, in words, before it begins.
+    def foresee(self, pieces: Sequence[Piece], binding: bool = False) -> str:
+        """What that will take at most, in words, before it begins.
 
         Raises:
-            UserError: it may not take that much.
+            UserError: it may not take that much, and the estimate is ``binding``.
         """
         return f"{len(pieces):,} pieces, {sum(len(text) for piece in pieces for text in piece.fields.values()):,} characters"
 

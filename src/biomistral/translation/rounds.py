@@ -1,6 +1,6 @@
 """Translate, check, and ask again for what is not sound: in other words, then of the next engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,18 @@ class Rounds:
             UserError: an engine cannot be used; what was translated is remembered.
         """
         size = self.at_once or len(jobs)
-        if self.all_or_none:
-            self.desk.foresee(self.forward[0], [self._order(job, 0) for job in jobs if not job.sound])
+        if self.forward[0].charges:
+            self._foresee([self._order(job, 0) for job in jobs if not job.sound])
         for start in range(0, len(jobs), size):
             self._run(jobs[start:start + size])
             for job in jobs[start:start + size]:
                 job.finished = True
+
+    def _foresee(self, orders: Sequence[Order]) -> None:
+        """Say what the first round takes, there and back, where the sources stand for translations that are not made yet."""
+        self.desk.foresee(self.forward[0], orders, self.all_or_none)
+        if self.back is not None and self.back.charges:
+            self.desk.foresee(self.back, [Order(order.item, order.fields, self.language, order.source) for order in orders])
 
     def _run(self, jobs: Sequence[Job]) -> None:
         for engine in self.forward:
@@ -94,12 +100,21 @@ class Rounds:
                 self._round(engine, wording, asked)
 
     def _round(self, engine: Engine, wording: int, jobs: Sequence[Job]) -> None:
-        drafts = self.desk.translate(engine, [self._order(job, wording) for job in jobs])
-        backs = self._backwards(jobs, [fields for fields, _ in drafts])
-        for job, (fields, faults), back in zip(jobs, drafts, backs, strict=True):
+        drafts: dict[int, tuple[Fields, list[Reason]]] = {}
+
+        def judge(number: int, back: Fields | None) -> None:
+            job, (fields, faults) = jobs[number], drafts[number]
             about = {"engine": engine.identity["engine"], "model": engine.identity.get("model"), "attempt": wording + 1,
                      "from": job.question.language}
             job.take(Attempt(fields, back, tuple(self._judged(job, fields, faults, back)), about))
+
+        def drafted(number: int, fields: Fields, faults: list[Reason]) -> None:
+            drafts[number] = fields, faults
+            if not self._goes_back(jobs[number], fields):
+                judge(number, None)
+
+        self.desk.translate(engine, [self._order(job, wording) for job in jobs], drafted)
+        self._backwards(jobs, {number: fields for number, (fields, _) in sorted(drafts.items())}, judge)
         sound = sum(job.sound for job in jobs)
         name = engine.identity["engine"]
         self._enter({"engine": name, "model": engine.identity.get("model"), "attempt": wording + 1}, len(jobs), sound)
@@ -123,14 +138,20 @@ class Rounds:
         checked = find_faults(job.source, fields, self.language, back, job.question.language)
         return [*faults, *(reason for reason in checked if (reason.check, reason.field) not in known)]
 
-    def _backwards(self, jobs: Sequence[Job], drafts: Sequence[Fields]) -> list[Fields | None]:
-        """Each whole draft in the language it came from; None where that could not be had."""
-        whole = [number for number, (job, fields) in enumerate(zip(jobs, drafts, strict=True))
-                 if not list(missing(job.source, fields))]
-        backs: list[Fields | None] = [None] * len(drafts)
-        if self.back is not None and whole:
-            orders = [Order((jobs[number].question.task, jobs[number].question.id), drafts[number], self.language,
-                            jobs[number].question.language) for number in whole]
-            for number, (fields, _) in zip(whole, self.desk.translate(self.back, orders), strict=True):
-                backs[number] = fields if fields.keys() == drafts[number].keys() else None
-        return backs
+    def _goes_back(self, job: Job, fields: Fields) -> bool:
+        """Whether a draft is translated back: a whole one, by somebody who can."""
+        return self.back is not None and not list(missing(job.source, fields))
+
+    def _backwards(self, jobs: Sequence[Job], drafts: dict[int, Fields], judge: Callable[[int, Fields | None], None]) -> None:
+        """Have drafts judged beside what they say in the language they came from; None where that could not be had."""
+        numbers = [number for number, fields in drafts.items() if self._goes_back(jobs[number], fields)]
+        if self.back is None or not numbers:
+            return
+        orders = [Order((jobs[number].question.task, jobs[number].question.id), drafts[number], self.language,
+                        jobs[number].question.language) for number in numbers]
+
+        def backwards(place: int, fields: Fields, _: list[Reason]) -> None:
+            number = numbers[place]
+            judge(number, fields if fields.keys() == drafts[number].keys() else None)
+
+        self.desk.translate(self.back, orders, backwards)

@@ -1,7 +1,8 @@
 """Long texts cut where a sentence ends, in any script, so that what was cut can be put together again."""
 
+import bisect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 _END = re.compile(
     r"\s*\n\s*"  # a line ends whatever stands on it
@@ -42,26 +43,37 @@ def _ends(text: str, found: re.Match[str]) -> bool:
     return last.lower() not in _ABBREVIATIONS.split() and not (len(last) == 1 and last.isupper())
 
 
-def _cut(sentence: str, longest: int) -> Iterator[tuple[str, str]]:
+Fits = Callable[[str], bool]
+"""Whether a text is short enough. What is shorter than one that is, is too."""
+
+
+def _longest(text: str, places: Sequence[int], fits: Fits) -> int:
+    """The last of these places before which all of a text fits; 0: there is none."""
+    found = bisect.bisect_left(places, True, key=lambda place: not fits(text[:place]))
+    return places[found - 1] if found else 0
+
+
+def _cut(sentence: str, fits: Fits) -> Iterator[tuple[str, str]]:
     """A sentence that is too long, cut behind a comma or the like, else at a space, else anywhere."""
-    while len(sentence) > longest:
-        head = sentence[:longest]
-        places = [found.end() for found in _CLAUSE.finditer(head)] or [head.rfind(" ") + 1]
-        place = places[-1] if places[-1] > longest // 4 else head.rfind(" ") + 1
-        piece = sentence[:place or longest]
+    while len(sentence) > 1 and not fits(sentence):
+        most = _longest(sentence, range(1, len(sentence)), fits) or 1
+        place = _longest(sentence, [found.end() for found in _CLAUSE.finditer(sentence)], fits)
+        if place <= most // 4:
+            place = sentence.rfind(" ", 0, most) + 1 or most
+        piece = sentence[:place]
         yield piece.rstrip(), piece[len(piece.rstrip()):]
-        sentence = sentence[len(piece):]
+        sentence = sentence[place:]
     yield sentence, ""
 
 
-def pieces(text: str, longest: int, together: bool) -> list[tuple[str, str]]:
-    """At most ``longest`` characters, each with the white space behind it: sentences, or as many as fit, ``together``."""
+def pieces(text: str, fits: Fits, together: bool) -> list[tuple[str, str]]:
+    """Pieces that fit, each with the white space behind it: sentences, or as many as fit, ``together``."""
     found: list[tuple[str, str]] = []
     for sentence, gap in sentences(text):
-        cut = [*_cut(sentence, longest)]
+        cut = [*_cut(sentence, fits)]
         cut[-1] = (cut[-1][0], gap)
         for piece, behind in cut:
-            if together and found and sum(map(len, found[-1])) + len(piece) <= longest:
+            if together and found and fits(found[-1][0] + found[-1][1] + piece):
                 found[-1] = (found[-1][0] + found[-1][1] + piece, behind)
             else:
                 found.append((piece, behind))

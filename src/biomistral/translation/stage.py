@@ -23,8 +23,9 @@ from biomistral.translation.review import write_review
 from biomistral.translation.rounds import Job, Rounds
 from biomistral.translation.settings import TranslateSettings
 
-_AT_ONCE = 500
-"""Questions that are finished before the next ones are begun, where a budget may end between."""
+_AT_ONCE, _WAVES = 500, 4
+"""Questions that are finished before the next ones are begun, where a budget may end between: so many, and as many as are in
+flight at once so often, since a server idles while the last of them are waited for."""
 
 _SECOND = "/second"
 """Behind the run's name in the memory: answers that the second engine's server was paid for."""
@@ -47,10 +48,11 @@ def translate(work: Workspace) -> None:
     if len(engines) > 1:
         engines[1].purse = _SECOND
     memory = Memory((Path(work.machine.cache) if work.machine.cache else cache_folder()) / "translations.sqlite")
-    capped = work.machine.requests.max_cost is not None
+    asking = work.machine.requests
+    capped = asking.max_cost is not None
+    at_once = max(_AT_ONCE, _WAVES * asking.concurrency) if capped else 0
     name = _run_name(work)
-    rounds = Rounds(Desk(memory, name), forward, back, settings.to, settings.attempts, _AT_ONCE if capped else 0,
-                    capped and not settings.partial)
+    rounds = Rounds(Desk(memory, name), forward, back, settings.to, settings.attempts, at_once, capped and not settings.partial)
     try:
         for one, purse in zip(means, ("", _SECOND), strict=True):
             one.account.count(*memory.tokens(name + purse))
@@ -94,6 +96,8 @@ def _run(rounds: Rounds, jobs: Sequence[Job], means: Sequence[Means], settings: 
         rounds.run(jobs)
     except BudgetError as error:
         done = [job for job in jobs if job.finished]
+        if not done and not rounds.desk.kept:  # nothing is begun: there is nothing to go on with
+            raise
         state = (f"{len(done):,} of {len(jobs):,} questions are finished, for {_cost(means) or 0:.4g}, and {rounds.desk.kept:,} "
                  "answers are remembered")
         if not settings.partial or not done:

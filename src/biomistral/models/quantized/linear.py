@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from biomistral.models.quantized.dequantise import Scratch, dequantise_at_once, dequantise_cpu
+from biomistral.models.quantized.dequantise import Scratch, dequantise_cpu
+from biomistral.models.quantized.dequantise_gpu import dequantise_gpu
 from biomistral.models.quantized.kernels import Kernel, kernel_for, kernel_scales, pad_outputs
 from biomistral.models.quantized.matrix import IntMatrix
 
@@ -74,7 +75,7 @@ class IntLinear(nn.Module):  # type: ignore[misc]
         """Put the weights into ``out`` (N, K) and return it."""
         plain = self._plain()
         halves = (0,) if self.bits == 8 else (0, len(plain))
-        dequantise = partial(dequantise_cpu, self.scratch) if plain.device.type == "cpu" else dequantise_at_once
+        dequantise = partial(dequantise_cpu, self.scratch) if plain.device.type == "cpu" else dequantise_gpu
         for number, start in enumerate(halves):
             rows = slice(start, min(start + len(plain), self.out_features))
             part = plain[:rows.stop - start]

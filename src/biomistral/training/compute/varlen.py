@@ -5,7 +5,10 @@ pieces has about 30 segments, and each layer would start 30 kernels forwards and
 """
 
 import importlib.util
+import inspect
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +33,13 @@ def fits(query: Tensor, dropout: float) -> bool:
             and torch.cuda.get_device_capability(query.device) >= _OLDEST_GPU)
 
 
+@cache
+def _has_to_be_told(kernel: Callable[..., Any]) -> bool:
+    """Whether heads may share keys only on request: torch 2.11 lets them do so unasked and knows no such argument."""
+    known = inspect.signature(kernel).parameters.values()
+    return any(one.name == "enable_gqa" or one.kind is one.VAR_KEYWORD for one in known)
+
+
 def varlen_attention(query: Tensor, key: Tensor, value: Tensor, segments: Segments, scaling: float | None,
                      window: int | None) -> Tensor:
     """Causal attention inside each segment; shapes as in `attention.isolated_attention`, which it returns too.
@@ -41,6 +51,6 @@ def varlen_attention(query: Tensor, key: Tensor, value: Tensor, segments: Segmen
     rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (tokens, heads, head_dim)
     borders, longest = segments.borders(query.device), segments.longest
     left = -1 if window is None or window >= longest else window - 1
-    output: Tensor = varlen.varlen_attn(*rows, borders, borders, longest, longest, scale=scaling, window_size=(left, 0),
-                                        enable_gqa=query.shape[1] != key.shape[1])
+    shared = {"enable_gqa": query.shape[1] != key.shape[1]} if _has_to_be_told(varlen.varlen_attn) else {}
+    output: Tensor = varlen.varlen_attn(*rows, borders, borders, longest, longest, scale=scaling, window_size=(left, 0), **shared)
     return output[None]

@@ -18,6 +18,9 @@ from biomistral.translation.settings import Translator
 
 _ROUTE = "chat/completions"
 _JSON = {"response_format": {"type": "json_object"}}
+_ALONE_SECONDS = 1.0
+"""How long the very first request goes ahead of the others. A server that takes no ``response_format``, or no key, says so at
+once; one that says nothing is translating, and a whole answer may take it ten seconds."""
 _FORMAT_REFUSED = re.compile("response_format|json", re.IGNORECASE)
 _ANSWER_TOKENS = 2
 """Tokens that a translation may have for each estimated one of the source: other scripts take up to four times as many."""
@@ -35,47 +38,46 @@ class Api(Engine):
 
     together = True
     rewords = True
+    charges = True
     longest = 8000
 
     def __init__(self, place: Place, use: Requests, account: Account, model: str, more: dict[str, Any]) -> None:
         self._place, self._use, self._account, self._model, self._more = place, use, account, model, more
         self._format: dict[str, Any] = _JSON
         self._asked = False
+        """Whether it is known that the server takes the format."""
         self.identity = {"engine": "api", "model": model, "url": place.url, "body": more, "prompt": PROMPT_HASH}
 
     def can(self, source: str, target: str) -> bool:
         return True
 
-    def foresee(self, pieces: Sequence[Piece]) -> str:
-        requests = [self._request(number, piece) for number, piece in enumerate(pieces)]
-        said = self._account.estimate((one.prompt_tokens, one.completion_tokens) for one in requests)
+    def foresee(self, pieces: Sequence[Piece], binding: bool = False) -> str:
+        requests = (self._request(number, piece) for number, piece in enumerate(pieces))
+        said = self._account.estimate(((one.prompt_tokens, one.completion_tokens) for one in requests), binding)
         return f"{self._place.url}, {self._model}: {said}"
 
     def translate(self, pieces: Sequence[Piece], deliver: Deliver) -> None:
+        formless: list[int] = []
+
         def delivered(request: Request, reply: Reply) -> None:
+            self._asked = self._asked or _formatted(request)
             piece = pieces[int(request.key)]
             deliver(piece, _answer(piece, reply))
 
         def refused(request: Request, error: RefusedError) -> None:
-            deliver(pieces[int(request.key)], Answer({}, (Reason("request_refused", "", str(error)),)))
+            own = _formatted(request) and not _JSON.keys() & self._more.keys()
+            if own and not self._asked and _FORMAT_REFUSED.search(str(error)):
+                self._format = {}
+                formless.append(int(request.key))
+            else:
+                deliver(pieces[int(request.key)], Answer({}, (Reason("request_refused", "", str(error)),)))
 
-        start = 0
-        if not self._asked:  # the first alone: it shows whether the server takes response_format
-            self._first(pieces[0], delivered, refused)
-            start = 1
-        ask_all(self._place, self._use, self._account,
-                (self._request(number, piece) for number, piece in enumerate(pieces[start:], start)), delivered, refused)
-
-    def _first(self, piece: Piece, delivered: Any, refused: Any) -> None:
-        refusals: list[RefusedError] = []
-        one = self._use.model_copy(update={"concurrency": 1})
-        ask_all(self._place, one, self._account, [self._request(0, piece)], delivered, lambda _, error: refusals.append(error))
-        if refusals and _FORMAT_REFUSED.search(str(refusals[0])):
-            self._format = {}
-            ask_all(self._place, one, self._account, [self._request(0, piece)], delivered, refused)
-        elif refusals:
-            refused(self._request(0, piece), refusals[0])
-        self._asked = True
+        numbers: Sequence[int] = range(len(pieces))
+        while numbers:  # a second time for those that were refused because of their format
+            formless = []
+            ask_all(self._place, self._use, self._account, (self._request(number, pieces[number]) for number in numbers),
+                    delivered, refused, alone=0.0 if self._asked or not self._format else _ALONE_SECONDS)
+            numbers = formless
 
     def _request(self, number: int, piece: Piece) -> Request:
         turns = messages(piece)
@@ -84,6 +86,10 @@ class Api(Engine):
         body = {"model": self._model, "messages": turns, "temperature": 0, "max_tokens": longest, **self._format, **self._more}
         return Request(str(number), _ROUTE, {name: value for name, value in body.items() if value is not None},
                        sum(estimated_tokens(turn["content"]) for turn in turns), longest, _read)
+
+
+def _formatted(request: Request) -> bool:
+    return bool(request.body.keys() & _JSON.keys())
 
 
 def _read(data: Any) -> dict[str, Any]:

@@ -7,15 +7,23 @@ from biomistral.errors import UserError
 from biomistral.files import content_digest
 from biomistral.translation.engine import TextEngine
 from biomistral.translation.engines.build import Means
+from biomistral.translation.engines.limits import MARKS, MOST_TOKENS
 from biomistral.translation.languages import known
 from biomistral.translation.settings import Translator
-
-_MOST_TOKENS = 512
 
 
 def make(translator: Translator, means: Means) -> "CTranslate":
     assert translator.model is not None
     return CTranslate(means.work.locate(translator.model), means.work.machine.device)
+
+
+def _how_to_get_one(folder: Path) -> str:
+    """M2M100's tokenizer of transformers 5 keeps the 100 languages where CTranslate2's converter (4.8) does not look for them."""
+    about = folder / "tokenizer_config.json"
+    if about.is_file() and "M2M100Tokenizer" in about.read_text(encoding="utf-8"):
+        return ("an M2M100, on which CTranslate2's own converter fails (its vocabulary lacks the languages); convert an NLLB "
+                "model instead, or use this one with --engine transformers")
+    return "convert a model first (ct2-transformers-converter)"
 
 
 class CTranslate(TextEngine):
@@ -35,7 +43,7 @@ class CTranslate(TextEngine):
         from transformers import AutoTokenizer
 
         if not (folder / "model.bin").is_file():
-            raise UserError(f"{folder}: holds no model.bin; convert a model first (ct2-transformers-converter)")
+            raise UserError(f"{folder}: holds no model.bin; {_how_to_get_one(folder)}")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             self._model = ctranslate2.Translator(str(folder), device="cpu" if device == "auto" else device.partition(":")[0])
@@ -43,6 +51,11 @@ class CTranslate(TextEngine):
             raise UserError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from error
         self.identity = {"engine": "ctranslate2", "version": ctranslate2.__version__, "model": folder.name,
                          "content": content_digest(folder)[:16]}
+
+    def fits(self, text: str) -> bool:
+        if not super().fits(text):
+            return False
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) + MARKS <= MOST_TOKENS
 
     def _mark(self, code: str) -> str | None:
         names = (known()[code].nllb, f"__{code}__", f"<2{code}>", f">>{known()[code].three}<<")
@@ -60,6 +73,6 @@ class CTranslate(TextEngine):
             self._tokenizer.src_lang = (self._mark(source) or "").strip("_")
         rows = [self._tokenizer.convert_ids_to_tokens(self._tokenizer(f"{ahead} {text}".strip())["input_ids"]) for text in texts]
         prefixes = [[mark]] * len(rows) if mark and not ahead else None
-        for found in self._model.translate_iterable(rows, prefixes, max_batch_size=32, max_decoding_length=_MOST_TOKENS):
+        for found in self._model.translate_iterable(rows, prefixes, max_batch_size=32, max_decoding_length=MOST_TOKENS):
             tokens = [token for token in found.hypotheses[0] if token != mark]
             yield self._tokenizer.decode(self._tokenizer.convert_tokens_to_ids(tokens), skip_special_tokens=True)

@@ -10,11 +10,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from biomistral.errors import UserError
 from biomistral.models.load import pick_device, quiet
 from biomistral.translation.engine import TEXT, Answer, Deliver, Engine, Piece
+from biomistral.translation.engines.limits import MARKS, MOST_TOKENS
 from biomistral.translation.engines.local import batches, identity_of
 from biomistral.translation.languages import Language, known
 from biomistral.translation.reasons import Reason
 
-_MOST_TOKENS = 512
 _BATCH_TOKENS = 1500
 """Tokens of a batch, padding included."""
 
@@ -24,7 +24,7 @@ _STEP = 16
 def _most(row: Sequence[int]) -> int:
     """Tokens that the translation of a row may have: by its own length, so that it does not depend on what is beside it. (In
     batches of 512 for all, one text in three of models without an end came out otherwise than alone.)"""
-    return min(2 * _STEP * -(-len(row) // _STEP) + 20, _MOST_TOKENS)
+    return 2 * _STEP * -(-len(row) // _STEP) + 20
 
 
 class Seq2Seq(Engine):
@@ -45,6 +45,7 @@ class Seq2Seq(Engine):
             why = " ".join(str(error).split())[:200]
             raise UserError(f"{folder}: cannot be loaded as a translation model ({why})") from error
         self._model.generation_config.forced_eos_token_id = None  # it would put an end where a text is cut off
+        self._limit = min(MOST_TOKENS, getattr(self._model.config, "max_position_embeddings", MOST_TOKENS))
         self._marian = self._model.config.model_type == "marian"
         ends = (getattr(self._tokenizer, "source_lang", None), getattr(self._tokenizer, "target_lang", None))
         if self._marian and None in ends:
@@ -60,6 +61,11 @@ class Seq2Seq(Engine):
         unknown = (None, self._tokenizer.unk_token_id)  # asked by name: M2M100 has its languages outside its vocabulary
         return next((name for name in names if self._tokenizer.convert_tokens_to_ids(name) not in unknown), None)
 
+    def fits(self, text: str) -> bool:
+        if not super().fits(text):
+            return False
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"]) + MARKS <= self._limit
+
     def can(self, source: str, target: str) -> bool:
         if self._marian:
             ends = (self._tokenizer.source_lang, self._tokenizer.target_lang)
@@ -72,12 +78,13 @@ class Seq2Seq(Engine):
             own = [piece for piece in pieces if (piece.source, piece.target) == direction]
             more = self._asked(*direction)
             rows = self._rows([piece.fields[TEXT] for piece in own], *direction)
-            for most in sorted({_most(row) for row in rows}, reverse=True):
-                alike = [number for number, row in enumerate(rows) if _most(row) == most]
+            mosts = [min(_most(row), self._limit) for row in rows]
+            for most in sorted(set(mosts), reverse=True):
+                alike = [number for number, own_most in enumerate(mosts) if own_most == most]
                 for batch in batches([len(rows[number]) for number in alike], _BATCH_TOKENS):
                     numbers = [alike[place] for place in batch]
                     for number, tokens in zip(numbers, self._made([rows[one] for one in numbers], most, more), strict=True):
-                        deliver(own[number], self._answer(rows[number], tokens))
+                        deliver(own[number], self._answer(tokens))
 
     def _asked(self, source: str, target: str) -> dict[str, Any]:
         """What `generate` is told of the languages, and the tokenizer of the source's."""
@@ -95,19 +102,15 @@ class Seq2Seq(Engine):
 
     def _made(self, rows: Sequence[list[int]], most: int, more: dict[str, Any]) -> list[list[int]]:
         """New tokens for each row, padded together: as many at most as one alone may have."""
-        width = min(max(map(len, rows)), _MOST_TOKENS)
-        encoded = self._tokenizer.pad({"input_ids": [row[:width - 1] + row[-1:] if len(row) > width else row for row in rows]},
-                                      return_tensors="pt")
+        encoded = self._tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         encoded = {name: encoded[name].to(self._device) for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
             made: torch.Tensor = self._model.generate(**encoded, **more, do_sample=False, max_new_tokens=most)
         return [list(row) for row in made.tolist()]
 
-    def _answer(self, row: Sequence[int], tokens: Sequence[int]) -> Answer:
+    def _answer(self, tokens: Sequence[int]) -> Answer:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True).strip()
         faults = [] if text else [Reason("no_answer", "", "the model said nothing")]
         if self._tokenizer.eos_token_id not in tokens[1:]:
             faults.append(Reason("cut_off", "", f"no end after {len(tokens)} tokens"))
-        if len(row) > _MOST_TOKENS:
-            faults.append(Reason("cut_off", "", f"the text has {len(row)} tokens, the model was given {_MOST_TOKENS}"))
         return Answer({TEXT: text}, tuple(faults))
