@@ -1,6 +1,6 @@
 """Questions a second, start-up, memory and probabilities of our evaluation beside lm-eval 0.4.13's, on a CPU.
 
-    python perf/evaluate.py --peer-python VENV/bin/python [--rounds 3] [--questions 64]
+    python perf/evaluate.py --peer-python VENV/bin/python [--rounds 3] [--questions 64] [--without-amx]
 
 Both answer the same questions with the same prompts (MedConceptsQA, ICD-10-CM, hard; the ``letters`` protocol with 0 and 3 shots)
 by the quickstart's model in bfloat16, one thread each, in processes that take turns. For lm-eval a task is written on the spot,
@@ -8,7 +8,9 @@ and its best batch size found first. Rates leave out loading; ``end to end`` is 
 included. The reference is a float32 forward pass of every whole prompt alone. The limit is what the tokens that must be
 computed take at the best rate of bfloat16 products in this process; beside it the rate of the very products that an evaluation
 makes. Our rounds find what an evaluation writes down in the user's cache folder, which a run before them left. Written to
-results/evaluate.json.
+results/evaluate.json. ``--without-amx`` has both sides and the limit make their products by AVX-512 alone, as a processor does
+that has no more, and writes results/evaluate_without_amx.json. ``--parts`` measures some and leaves the rest of the file as it
+is; with ``--work`` the model, the questions and the reference are made once.
 
 The peer's environment: ``pip install torch==2.13.0 transformers "lm-eval[hf]==0.4.13"``.
 """
@@ -25,17 +27,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "evaluate.json"
+RESULTS = Path(__file__).parent / "results"
 PEER = Path(__file__).parent / "peers" / "lm_eval_harness.py"
 PROTOCOLS = ("letters-0shot", "letters-3shot")
 BATCH_SIZES = (1, 8, 32)
+PARTS = (*PROTOCOLS, "end_to_end_100")
 END_TO_END = 100
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
               "TOKENIZERS_PARALLELISM": "false"}
+WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512_E3"}
 
 
 def prepare(folder: Path) -> None:
-    """The model and the benchmark."""
+    """The model and the benchmark, where they are not yet."""
+    if (folder / "questions").is_dir():
+        return
     from biomistral.benchmarks.settings import BenchmarkSettings
     from biomistral.models.settings import ModelSettings
     from biomistral.recipe import Input
@@ -64,7 +70,7 @@ def write_task(folder: Path, task: str, protocol: str, limit: int) -> None:
     rows = [{"id": question.id, "prompt": prompt, "gold": question.answer_index}
             for question, prompt in zip(group.questions, group.prompts, strict=True)]
     place = folder / "task" / task
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (place / "task.yaml").write_text("\n".join([
         f"task: {task}", "dataset_path: json", "dataset_kwargs:", f"  data_files: {{test: {place / 'rows.jsonl'}}}",
@@ -95,7 +101,14 @@ def ours(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
 
 def reference(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     """Float32, each whole prompt alone: probabilities of the letters that ours reads (with and without a space) and of those
-    that lm-eval reads (without)."""
+    that lm-eval reads (without). Kept beside the model."""
+    place = folder / f"reference-{protocol}-{limit}.json"
+    if not place.is_file():
+        place.write_text(json.dumps(computed_reference(folder, protocol, limit)))
+    return dict(json.loads(place.read_text()))
+
+
+def computed_reference(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
     import torch
 
     from biomistral.models.load import load_model
@@ -113,6 +126,7 @@ def reference(folder: Path, protocol: str, limit: int) -> dict[str, Any]:
 def limits(folder: Path, questions: int) -> dict[str, float]:
     """Questions a second if only the products that are needed were computed, at the best rate of one core."""
     import torch
+    from product_rates import own_rate, product_rate
 
     from biomistral.models.load import load_model
     from biomistral.scoring.engine import common_prefix
@@ -136,39 +150,6 @@ def limits(folder: Path, questions: int) -> dict[str, float]:
         found[f"{protocol}, tokens"] = sum(map(len, rows)) / len(rows)
         found[f"{protocol}, shared tokens"] = shared
     return found
-
-
-def own_rate(folder: Path) -> float:
-    """Operations a second of the products that an evaluation makes: all layers' weights one after the other, a chunk of rows."""
-    import torch
-
-    from biomistral.scoring.lean.engine import CHUNK
-    from biomistral.scoring.lean.known import open_engine
-
-    engine = open_engine(folder / "model", torch.bfloat16, torch.device("cpu"))
-    inputs = {width: torch.randn(CHUNK, width).bfloat16() for width in (576, 1536)}
-    taken = [(product, inputs[1536 if product is layer.down else 576]) for layer in engine._layers
-             for product in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-    best = 0.0
-    for _ in range(10):
-        began = time.perf_counter()
-        for product, x in taken:
-            product(x)
-        operations = sum(2 * CHUNK * x.shape[1] * product.width for product, x in taken)
-        best = max(best, operations / (time.perf_counter() - began))
-    return best
-
-
-def product_rate(rows: int, width: int, out: int) -> float:
-    """Operations a second of a product of bfloat16 matrices."""
-    import torch
-
-    a, b, best = torch.randn(rows, width).bfloat16(), torch.randn(out, width).bfloat16(), 0.0
-    for _ in range(40):
-        began = time.perf_counter()
-        torch.nn.functional.linear(a, b)
-        best = max(best, 2 * rows * width * out / (time.perf_counter() - began))
-    return best
 
 
 def peak_bytes() -> int:
@@ -227,31 +208,42 @@ def best_batch(options: argparse.Namespace, folder: Path, protocol: str) -> int:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     in_own_process("prepare", folder)  # a child's peak begins at what its parent holds when it is started
-    report: dict[str, Any] = {"machine": f"{platform.machine()}, one thread", "questions": options.questions,
-                              "limit": in_own_process("limits", folder, options.questions)}
+    report: dict[str, Any] = {}
+    if set(options.parts) < set(PARTS) and options.out.is_file():
+        report |= json.loads(options.out.read_text())
+    limit = in_own_process("limits", folder, options.questions)
+    if report.get("questions") == options.questions and report["limit"]["gemm_gflops"] > limit["gemm_gflops"]:
+        limit = report["limit"]  # what else runs on a machine only lowers it: the best that was seen counts
+    how = "by AVX-512 alone" if options.without_amx else "all that the processor has"
+    report |= {"machine": f"{platform.machine()}, one thread, {how}", "questions": options.questions, "limit": limit}
     write_task(folder, "hundred", PROTOCOLS[0], END_TO_END)
-    batches = {}
-    for protocol in PROTOCOLS:
-        write_task(folder, protocol, protocol, options.questions)
-        batches[protocol] = best_batch(options, folder, protocol)
-    for protocol in PROTOCOLS:
-        truth = in_own_process("reference", folder, protocol, options.questions)
-        rounds = []
-        for _ in range(options.rounds):
-            theirs = peer(options, folder, protocol, batches[protocol], options.questions)
-            mine = in_own_process("ours", folder, protocol, options.questions)
-            rounds.append((theirs, mine))
-            print(protocol, *(f"{one['questions'] / one['seconds']:.2f} q/s, {one['peak_bytes'] / 1e6:.0f} MB;"
-                              for one in (theirs, mine)), flush=True)
-        report[protocol] = summary(rounds, truth, report["limit"][protocol]) | {"lm_eval_batch_size": batches[protocol]}
-        share = report["limit"]["gemm_gflops"] / report["limit"]["own_products_gflops"]
-        report[protocol]["share_of_own_products"] = report[protocol]["share_of_limit"] * share
-    pairs = [end_to_end(options, folder, batches[PROTOCOLS[0]]) for _ in range(options.rounds)]
-    report["end_to_end_100"] = {
-        "seconds": {name: statistics.median(pair[name][0] for pair in pairs) for name in pairs[0]},
-        "peak_bytes": {name: statistics.median(pair[name][1] for pair in pairs) for name in pairs[0]},
-        "time_ratio": statistics.median(pair["ours"][0] / pair["lm-eval"][0] for pair in pairs)}
+    for protocol in options.parts:
+        if protocol in PROTOCOLS:
+            write_task(folder, protocol, protocol, options.questions)
+            report[protocol] = beside(options, folder, protocol, report["limit"])
+    if PARTS[-1] in options.parts:
+        batch = options.batch or report[PROTOCOLS[0]]["lm_eval_batch_size"]
+        pairs = [end_to_end(options, folder, batch) for _ in range(options.rounds)]
+        report[PARTS[-1]] = {
+            "seconds": {name: statistics.median(pair[name][0] for pair in pairs) for name in pairs[0]},
+            "peak_bytes": {name: statistics.median(pair[name][1] for pair in pairs) for name in pairs[0]},
+            "time_ratio": statistics.median(pair["ours"][0] / pair["lm-eval"][0] for pair in pairs)}
     return report
+
+
+def beside(options: argparse.Namespace, folder: Path, protocol: str, limit: dict[str, float]) -> dict[str, Any]:
+    """Both sides in turns."""
+    batch, rounds = options.batch or best_batch(options, folder, protocol), []
+    truth = in_own_process("reference", folder, protocol, options.questions)
+    for _ in range(options.rounds):
+        theirs = peer(options, folder, protocol, batch, options.questions)
+        mine = in_own_process("ours", folder, protocol, options.questions)
+        rounds.append((theirs, mine))
+        print(protocol, *(f"{one['questions'] / one['seconds']:.2f} q/s, {one['peak_bytes'] / 1e6:.0f} MB;"
+                          for one in (theirs, mine)), flush=True)
+    found = summary(rounds, truth, limit[protocol]) | {"lm_eval_batch_size": batch, "rounds": options.rounds}
+    found["share_of_own_products"] = found["share_of_limit"] * limit["gemm_gflops"] / limit["own_products_gflops"]
+    return found
 
 
 def summary(rounds: list[tuple[dict[str, Any], dict[str, Any]]], truth: dict[str, Any], limit: float) -> dict[str, Any]:
@@ -261,7 +253,7 @@ def summary(rounds: list[tuple[dict[str, Any], dict[str, Any]]], truth: dict[str
             "ratio": statistics.median(mine / theirs for theirs, mine in rates),
             "peak_bytes": {name: statistics.median(pair[place]["peak_bytes"] for pair in rounds)
                            for place, name in enumerate(("lm-eval", "ours"))},
-            "share_of_limit": ours / limit,
+            "share_of_limit": ours / limit, "share_of_limit_in_the_best_round": max(mine for _, mine in rates) / limit,
             "largest_difference_to_float32": {
                 name: difference(answers["answers"], truth[letters])
                 for name, answers, letters in zip(("lm-eval", "ours"), rounds[0], ("plain", "summed"), strict=True)}}
@@ -272,15 +264,21 @@ def main() -> None:
     parser.add_argument("--peer-python", help="python of lm-eval's environment")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--batch", type=int, default=0, help="lm-eval's batch size; 0: the best of some is found first")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--without-amx", action="store_true", help="products by AVX-512 alone, on both sides")
+    parser.add_argument("--work", type=Path, default=None, help="where to keep what is made before anything is measured")
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--call", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.call:
         folder, *rest = json.loads(options.call[1])
         print(json.dumps(globals()[options.call[0]](Path(folder), *rest)))
         return
+    options.out = options.out or RESULTS / ("evaluate_without_amx.json" if options.without_amx else "evaluate.json")
+    ONE_THREAD.update(WITHOUT_AMX if options.without_amx else {})
     with tempfile.TemporaryDirectory() as temporary:
-        text = json.dumps(measure(options, Path(temporary)), indent=1)
+        text = json.dumps(measure(options, options.work or Path(temporary)), indent=1)
     print(text)
     options.out.write_text(text + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """BioMistral's ten tasks asked of the quickstart's model by command, zero-shot and three-shot, killed once on the way.
 
-    python perf/ten_tasks.py FILES [--work FOLDER] [--limit N] [--kill-after SECONDS]
+    python perf/ten_tasks.py FILES [--work FOLDER] [--limit N] [--kill-after SECONDS] [--again N]
 
 FILES holds the tasks' original files. Tasks without shots there are refused by name, which is recorded; the others are asked
 three-shot behind three sets. The first try of each command is killed (SIGKILL) after so many seconds; the second has to go on
@@ -64,6 +64,13 @@ def same_answers(work: Path, name: str, kept: list[dict[str, Any]]) -> int:
     return sum(json.dumps([row[field] for field in fields]) in there for row in kept)
 
 
+def records(folder: Path) -> dict[str, str]:
+    """The records of an evaluation by question, shot set and language: everything that is not a time."""
+    return {json.dumps([row["task"], row["question"], row["language"], row["shot_set"]]):
+            json.dumps({name: value for name, value in row.items() if name != "seconds"})
+            for row in read_rows(folder / "answers.parquet")}
+
+
 def able(work: Path, protocol: str) -> tuple[list[str], str]:
     """The tasks that can be asked, as the command itself says it, and its words (none: all of them)."""
     trial = command("evaluate", "--model", str(work / "base"), "--suite", str(work / "ten"), "--protocols", protocol,
@@ -73,21 +80,37 @@ def able(work: Path, protocol: str) -> tuple[list[str], str]:
     return (said.rpartition("--tasks ")[2].split(",") if said else []), said
 
 
-def ask(work: Path, protocol: str, limit: int, kill_after: float) -> dict[str, Any]:
-    """Ask by command until it is done, killed once; its account is kept beside its results."""
+def asking(work: Path, protocol: str, limit: int, tasks: list[str], out: str) -> list[str]:
+    return ["evaluate", "--model", str(work / "base"), "--suite", str(work / "ten"), "--protocols", protocol, "--dtype",
+            "bfloat16", "--limit", str(limit), "--out", str(work / out), "--name", "SmolLM2-135M-Instruct",
+            *(["--tasks", ",".join(tasks)] if tasks else [])]
+
+
+def again(work: Path, protocol: str, limit: int, tasks: list[str]) -> dict[str, int]:
+    """Ask a few twice more: how many records there are, and how many differ between the two, and from the whole run."""
+    runs = []
+    for number in range(2):
+        out = f"{protocol}-again-{number}"
+        assert attempt(work, asking(work, protocol, limit, tasks, out))["exit"] == 0, f"see {work / 'log.txt'}"
+        runs.append(records(work / out))
+    whole, (one, other) = records(work / protocol), runs
+    return {"records": len(one), "differ_between_the_two": sum(one.get(name) != row for name, row in other.items()),
+            "differ_from_the_whole_run": sum(whole.get(name) != row for name, row in one.items())}
+
+
+def ask(work: Path, protocol: str, limit: int, kill_after: float, few: int) -> dict[str, Any]:
+    """Ask by command until it is done, killed once, then a few again; its account is kept beside its results."""
     account = work / f"{protocol}.json"
     if account.is_file():
         return dict(json.loads(account.read_text()))
     tasks, refused = able(work, protocol)
-    arguments = ["evaluate", "--model", str(work / "base"), "--suite", str(work / "ten"), "--protocols", protocol, "--dtype",
-                 "bfloat16", "--limit", str(limit), "--out", str(work / protocol), "--name", "SmolLM2-135M-Instruct",
-                 *(["--tasks", ",".join(tasks)] if tasks else [])]
+    arguments = asking(work, protocol, limit, tasks, protocol)
     tries, kept = [attempt(work, arguments, lambda seconds: 0 < kill_after < seconds)], on_the_disk(work, protocol)
     if tries[0]["exit"] == -signal.SIGKILL:
         tries.append(attempt(work, arguments))
     assert tries[-1]["exit"] == 0, f"see {work / 'log.txt'}"
     found = {"refused": refused, "tries": tries, "answers_on_the_disk_after_the_kill": len(kept),
-             "of_them_in_the_records": same_answers(work, protocol, kept)}
+             "of_them_in_the_records": same_answers(work, protocol, kept), "again": again(work, protocol, few, tasks)}
     account.write_text(json.dumps(found))
     return found
 
@@ -116,7 +139,8 @@ def measure(work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         assert attempt(work, [*rest, "--out", str(work / out)])["exit"] == 0, f"see {work / 'log.txt'}"
     found: dict[str, Any] = {"model": MODEL, "machine": machine()}
     for protocol in PROTOCOLS:
-        found[protocol] = {**ask(work, protocol, arguments.limit, arguments.kill_after), **scores(work, protocol)}
+        account = ask(work, protocol, arguments.limit, arguments.kill_after, arguments.again)
+        found[protocol] = {**account, **scores(work, protocol)}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
@@ -127,6 +151,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--kill-after", type=float, default=120.0)
+    parser.add_argument("--again", type=int, default=20, help="questions a task that are asked twice more")
     arguments = parser.parse_args()
     if arguments.work:
         arguments.work.mkdir(parents=True, exist_ok=True)

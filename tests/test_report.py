@@ -133,7 +133,7 @@ def test_warnings_are_words(tmp_path: Path, chain: dict[str, Path]) -> None:
         "mostly answers B", "did not follow the prompt", "like guessing"]
     text = " ".join(page.xpath("//ul[@class='warnings']")[0].text_content().split())
     assert "answers B to 100 % of the questions" in text
-    assert "only 12 % of its probability" in text
+    assert "only 12.0 % of its probability" in text
     assert data["boards"][0]["finding"] is None, "one model alone has nothing to be compared with"
 
 

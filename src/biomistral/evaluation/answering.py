@@ -20,7 +20,7 @@ from biomistral.scoring.engine import batches, cost, shared_length
 from biomistral.scoring.groups import Group
 from biomistral.scoring.tally import Row
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same part would give other rows."""
 
 BATCHES_A_PART = 8

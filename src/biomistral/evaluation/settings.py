@@ -46,7 +46,9 @@ class EvaluateSettings(StageSettings):
     name: str = Field("", description="name shown in the results; by default the model folder's")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="precision of the forward pass; auto: bfloat16 where this machine is fast at it, else float32")
-    max_batch_tokens: int = Field(0, ge=0, description="tokens of one forward pass, with its padding; 0: by device")
+    max_batch_tokens: int = Field(0, ge=0, description=(
+        "tokens of one forward pass, with its padding; 0: by device (2048 on a CPU). Answers are kept pass by pass: an "
+        "interrupted run loses the one it was in; 1 asks and keeps question by question, which is slower"))
 
     _served = field_validator("model")(served_name)
     _json = field_validator("body")(json_fields)

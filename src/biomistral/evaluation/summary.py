@@ -10,12 +10,12 @@ from biomistral.evaluation.confidence import calibration
 from biomistral.evaluation.languages import by_language
 from biomistral.recipe import canonical_hash
 from biomistral.records import LETTERS
+from biomistral.scoring.caveats import caveats, follows_prompt
 from biomistral.scoring.permutations import published_letter
 from biomistral.scoring.prompts import PROTOCOLS
 from biomistral.scoring.tally import Row, identity, score, split_by
 
 DEGENERATE_SHARE = 0.9
-FOLLOWS_PROMPT_MASS = 0.5
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
@@ -30,14 +30,13 @@ def _summarise_protocol(name: str, rows: list[Row]) -> dict[str, Any]:
     definition = PROTOCOLS[name].definition({row["language"] for row in rows})
     tasks = {task: score(found) for task, found in split_by(rows, "task").items()}
     overall, seconds = score(rows), sum(row["seconds"] for row in rows)
-    mass = overall["letter_mass"]
     return {
         "definition": definition, "definition_hash": canonical_hash(definition), "tasks": tasks,
         "groups": {group: score(found) for group, found in split_by(rows, "group").items() if group},
         "languages": by_language(rows), "overall": overall,
         "average": float(np.mean([found["accuracy"] for found in tasks.values()])),
         "degenerate": degenerate(rows) if PROTOCOLS[name].by_letter else None,
-        "follows_prompt": None if mass is None else mass >= FOLLOWS_PROMPT_MASS,
+        "follows_prompt": follows_prompt(overall["letter_mass"]),
         "calibration": None if PROTOCOLS[name].by_text else calibration(rows), **_unparsed(rows),
         "positions": positions(rows), "shot_sets": sensitivity(rows, "shot_set", "permutation"),
         "permutations": sensitivity(rows, "permutation", "shot_set"), "seconds": seconds,
@@ -96,19 +95,5 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def warnings(name: str, protocols: dict[str, Any]) -> list[str]:
-    """What a reader of the scores has to know: degenerate answers, and models that did not follow the prompt."""
-    found = []
-    for protocol, summary in protocols.items():
-        if (one := summary["degenerate"]) is not None:
-            found.append(f"{name}: {protocol}: degenerate: answers {one['letter']} in {one['share']:.0%} of questions; always "
-                         f"answering {one['letter']} scores {one['score_of_always']:.1%}, this model "
-                         f"{summary['overall']['accuracy']:.1%}")
-        if summary.get("unparsed"):
-            why = ", ".join(f"{reason} {count}" for reason, count in summary["unparsed"].items())
-            found.append(f"{name}: {protocol}: {sum(summary['unparsed'].values())} answers could not be read ({why}); they count "
-                         f"as not right in {summary['overall']['accuracy']:.1%}; of those read "
-                         f"{summary['overall']['accuracy_of_parsed'] or 0:.1%} are right")
-        if summary["follows_prompt"] is False:
-            found.append(f"{name}: {protocol}: the option letters hold only {summary['overall']['letter_mass']:.1%} of the "
-                         "probability: the model did not follow the prompt")
-    return found
+    """What a reader of a model's scores has to know."""
+    return [f"{name}: {protocol}: {words}" for protocol, summary in protocols.items() for words in caveats(summary)]

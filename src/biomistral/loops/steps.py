@@ -125,25 +125,41 @@ _THROUGH = np.polynomial.Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).c
 _POWERS = [float(coefficient) for coefficient in _THROUGH.coef]
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def power_of_two(context: Any, x: Any) -> Any:
-    """2 to the power of a float32 up to 127, to 4 parts in a million; 0 below -126.
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` with one rounding, of numbers or of vectors of them."""
+    size = getattr(a.type, "count", 0)
+    kind = ir.FunctionType(a.type, [a.type] * 3)
+    name = f"llvm.fma.v{size}f32" if size else "llvm.fma.f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), (a, b, c))
+
+
+def powered(builder: Any, x: Any) -> Any:
+    """`power_of_two` of a number, or of every one of a vector.
 
     x = n + f with n an integer, which stands in the low bits of x + 3 * 2**22 and is added to the exponent of a polynomial in f,
     of degree 4 through 2**f. Vectors of it need no library.
     """
-    def power(_: Any, builder: Any, __: Any, parts: Any) -> Any:
-        def constant(number: float) -> Any:
-            return ir.Constant(_FLOAT, float(np.float32(number)))
-        shifted = builder.fadd(parts[0], constant(12582912.0))
-        rest = builder.fsub(parts[0], builder.fsub(shifted, constant(12582912.0)))
-        found = constant(_POWERS[4])
-        for coefficient in _POWERS[3::-1]:
-            found = builder.fma(found, rest, constant(coefficient))
-        bits = builder.add(builder.bitcast(found, _INT), builder.shl(builder.bitcast(shifted, _INT), _INT(23)))
-        below = builder.fcmp_ordered("<", parts[0], constant(-126.0))
-        return builder.select(below, constant(0.0), builder.bitcast(bits, _FLOAT))
-    return types.float32(types.float32), power
+    size = getattr(x.type, "count", 0)
+
+    def constant(number: float) -> Any:
+        single = float(np.float32(number))
+        return ir.Constant(x.type, [single] * size if size else single)
+
+    whole = ir.VectorType(_INT, size) if size else _INT
+    shifted = builder.fadd(x, constant(12582912.0))
+    rest = builder.fsub(x, builder.fsub(shifted, constant(12582912.0)))
+    found = constant(_POWERS[4])
+    for coefficient in _POWERS[3::-1]:
+        found = fused(builder, found, rest, constant(coefficient))
+    exponent = builder.shl(builder.bitcast(shifted, whole), ir.Constant(whole, [23] * size if size else 23))
+    bits = builder.add(builder.bitcast(found, whole), exponent)
+    return builder.select(builder.fcmp_ordered("<", x, constant(-126.0)), constant(0.0), builder.bitcast(bits, x.type))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def power_of_two(context: Any, x: Any) -> Any:
+    """2 to the power of a float32 up to 127, to 4 parts in a million; 0 below -126."""
+    return types.float32(types.float32), lambda _, builder, __, parts: powered(builder, parts[0])
 
 
 @intrinsic  # type: ignore[untyped-decorator]

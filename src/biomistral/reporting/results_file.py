@@ -46,6 +46,7 @@ class Score(_Part):
     spread: float | None = None
     letter_mass: float | None = None
     open_accuracy: float | None = None
+    accuracy_of_parsed: float | None = None
 
 
 class Degenerate(_Part):

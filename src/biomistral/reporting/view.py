@@ -13,6 +13,7 @@ from biomistral.reporting.compare import Difference, against
 from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
 from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import Results, Run
+from biomistral.scoring.caveats import degenerate_words, follows_prompt, not_followed_words, unparsed_words
 
 Differences = dict[tuple[str, str], dict[str, Difference]]
 """By (kind, name) of the questions compared over, then by model."""
@@ -27,8 +28,6 @@ PROTOCOL_WORDS = {
     "translated": "Asked in the question's language, answered by letter",
     "translated-generate": "Asked in the question's language, answered in the model's own words",
     "cloze-sum": "Cloze: the likeliest answer text", "cloze-mean": "Cloze: the likeliest answer text per token"}
-LETTER_MASS_FOLLOWED = 0.5
-"""Below this mean probability on the option letters a model did not follow the prompt (SPEC section 3)."""
 
 
 def board_view(board: Sequence[Run], baseline_name: str, root: int) -> dict[str, Any]:
@@ -125,15 +124,15 @@ def _difference(value: Difference | None) -> dict[str, Any] | None:
 def warnings(run: Run) -> list[dict[str, str]]:
     """What a reader must know before believing the row, in words."""
     found, summary = [], run.summary
-    if summary.degenerate is not None:
-        bad = summary.degenerate
-        found.append({"short": f"mostly answers {bad.letter}", "text": (
-            f"answers {bad.letter} to {100 * bad.share:.0f} % of the questions; always answering {bad.letter} would score "
-            f"{100 * bad.score_of_always:.1f} %. This is a habit, not knowledge.")})
+    if (bad := summary.degenerate) is not None:
+        found.append({"short": f"mostly answers {bad.letter}", "text": degenerate_words(
+            bad.letter, bad.share, bad.score_of_always, summary.overall.accuracy) + "."})
+    if summary.unparsed:
+        found.append({"short": "answers that cannot be read", "text": unparsed_words(
+            summary.unparsed, summary.overall.accuracy, summary.overall.accuracy_of_parsed) + "."})
     mass = summary.overall.letter_mass
-    if mass is not None and mass < LETTER_MASS_FOLLOWED:
-        found.append({"short": "did not follow the prompt", "text": (
-            f"gives the option letters only {100 * mass:.0f} % of its probability: it did not follow the prompt.")})
+    if mass is not None and not follows_prompt(mass):
+        found.append({"short": "did not follow the prompt", "text": not_followed_words(mass) + "."})
     low, high = summary.overall.interval
     if low <= run.chance <= high:
         found.append({"short": "like guessing", "text": f"is not shown to differ from guessing ({100 * run.chance:.0f} %)."})

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from biomistral.loops.steps import bits, compiled, from_bits, power_of_two, reducing, rounded, stored, value
+from biomistral.loops.softmax import soften
+from biomistral.loops.steps import compiled, rounded, stored
 
 
 def attention_by(begin: Callable[..., Any], multiply: Callable[..., Any], end: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,6 +26,8 @@ def attention_by(begin: Callable[..., Any], multiply: Callable[..., Any], end: C
                last: int, heads: int, groups: int, width: int, window: int, scale: Any, room: int, columns: Any, pairs: Any,
                scores: Any, weights: Any, sums: Any, mixed: Any, layout: Any) -> int:
         begin(layout)
+        scored, weighted, summed = np.int64(scores.ctypes.data), np.int64(weights.ctypes.data), np.int64(sums.ctypes.data)
+        by = scale * np.float32(1.4426950408889634)  # the base of powers is 2
         across = (width + 63) // 64 * 64
         for kv_head in range(heads // groups):
             for s in range(first, last):
@@ -41,10 +44,10 @@ def attention_by(begin: Callable[..., Any], multiply: Callable[..., Any], end: C
                         asked = queries[((starts[s] + block) * heads + head) * width:]
                         for j in range(start, stop, 64):
                             multiply(asked, heads * width, columns[j:], room, width, scores[j:], room)
-                        for i in range(count):
-                            own = max(0, past + i - window + 1) if window else 0
-                            sums[i] = soften(scores[i * room + start:i * room + stop], weights[i * (room + 16) + start:],
-                                             own - start, past + i + 1 - start, scale)
+                        for i in range(0, count, 4):
+                            own = past + i - window + 1 if window else -room
+                            soften(scored + 4 * (i * room + start), 4 * room, weighted + 2 * (i * (room + 16) + start),
+                                   2 * (room + 16), own - start, past + i + 1 - start, stop - start, by, summed + 4 * i)
                         for j in range(0, width, 64):
                             multiply(weights[start:], room + 16, pairs[start // 2 * width + j:], width, stop - start, mixed[j:],
                                      across)
@@ -91,50 +94,6 @@ def _pair(pair: Any, one: Any, other: Any) -> None:
 def _single(pair: Any, one: Any) -> None:
     for i in range(len(pair)):
         pair[i] = np.uint32(one[i])
-
-
-@compiled
-def soften(scores: Any, weights: Any, low: int, high: int, scale: Any) -> Any:
-    """Weights exp(scale * (score - largest)) of the scores from ``low`` to ``high``, 0 elsewhere; returns their sum."""
-    stop = (high + 15) // 16 * 16
-    for j in range(low):
-        scores[j] = np.float32(-np.inf)
-    for j in range(high, stop):
-        scores[j] = np.float32(-np.inf)
-    seen = scores[:stop]
-    _powers(seen, weights, from_bits(_ordered(_highest(seen))), scale * np.float32(1.4426950408889634))
-    for j in range(stop, len(scores)):
-        weights[j] = 0
-    return _sum(weights[:len(scores)])  # of whole 64s, so that a row's sum is taken in one order wherever the row stands
-
-
-@compiled
-def _ordered(number: Any) -> Any:
-    """A float's bits from a number that is ordered as floats are, and back."""
-    return np.int32(number ^ np.int32(np.int32(number >> 31) & np.int32(0x7FFFFFFF)))
-
-
-@compiled
-def _highest(scores: Any) -> Any:
-    highest = np.int32(-0x80000000)
-    for j in range(len(scores)):
-        highest = max(highest, _ordered(bits(scores[j])))
-    return highest
-
-
-@compiled
-def _powers(scores: Any, weights: Any, top: Any, scale: Any) -> None:
-    for j in range(len(scores)):
-        power = power_of_two((scores[j] - top) * scale)
-        weights[j] = np.uint16(np.uint32(np.uint32(bits(power)) + np.uint32(0x8000)) >> np.uint32(16))
-
-
-@reducing
-def _sum(weights: Any) -> Any:
-    total = np.float32(0)
-    for j in range(len(weights)):
-        total += value(weights[j])
-    return total
 
 
 @compiled

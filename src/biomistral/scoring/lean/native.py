@@ -1,5 +1,6 @@
 """The loops as machine code, called with tensors."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -37,8 +38,11 @@ def code_key() -> str:
 
 @cache
 def has_tiles() -> bool:
-    """Whether products can be had from AMX: the processor has it, and the system lets this process use it."""
-    return has_feature("amx-bf16") and has_feature("amx-tile") and bool(torch.cpu._init_amx())
+    """Whether products can be had from AMX: the processor has it, the system lets this process use it, and oneDNN was not told by
+    ``ONEDNN_MAX_CPU_ISA`` to do without."""
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    wanted = "AMX" in most or most in ("ALL", "DEFAULT")
+    return wanted and has_feature("amx-bf16") and has_feature("amx-tile") and bool(torch.cpu._init_amx())
 
 
 def attention_space(room: int, width: int) -> int:

@@ -1,4 +1,4 @@
-"""Compiled small products for attention, (16, K) x (K, 64 a step): in AMX tiles, or as plain loops that vectorise.
+"""Compiled small products for attention, (16, K) x (K, 64 a step): in AMX tiles, or in vectors.
 
 The second factor lies in words of 32 bits, each two neighbouring rows of one column, as the tiles take it.
 """
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from biomistral.loops import tiles
-from biomistral.loops.steps import compiled, from_bits, value
+from biomistral.loops.blocks import multiply_block
+from biomistral.loops.steps import compiled
 
 ROWS, COLUMNS, DEPTH = 16, 64, 32
 """Rows of a product, columns computed at once, values a tile multiplies in one step."""
@@ -73,17 +74,7 @@ def end_plain() -> None:
 def multiply_plain(first: Any, first_stride: int, second: Any, second_stride: int, depth: int, result: Any,
                    result_stride: int) -> None:
     """`multiply_tiles` without tiles."""
-    for i in range(16):
-        row = result[i * result_stride:i * result_stride + 64]
-        for j in range(64):
-            row[j] = 0
-        for k in range(depth // 2):
-            even, odd = value(first[i * first_stride + 2 * k]), value(first[i * first_stride + 2 * k + 1])
-            _add_words(row, second[k * second_stride:k * second_stride + 64], even, odd)
-
-
-@compiled
-def _add_words(row: Any, words: Any, even: Any, odd: Any) -> None:
-    for j in range(64):
-        word = np.int32(words[j])
-        row[j] += even * from_bits(np.int32(word << 16)) + odd * from_bits(np.int32(word & np.int32(-65536)))
+    a, b, c = np.int64(first.ctypes.data), np.int64(second.ctypes.data), np.int64(result.ctypes.data)
+    a_stride, b_stride, c_stride = np.int64(2 * first_stride), np.int64(4 * second_stride), np.int64(4 * result_stride)
+    for i in range(0, 16, 4):
+        multiply_block(a + i * a_stride, a_stride, b, b_stride, depth // 2, c + i * c_stride, c_stride)
