@@ -68,7 +68,7 @@ def test_results_become_a_model_index_and_tables(papers: dict[str, Path], tmp_pa
     assert f"{100 * low:.1f} to {100 * high:.1f}" in found.text
     assert summary["definition_hash"][:16] in found.text
     assert "answers B to 100 % of the questions" in found.text
-    assert "gives the option letters only 20 % of its probability" in found.text
+    assert "gives the option letters only 20.0 % of its probability" in found.text
     assert "expected calibration error 12.3 points" in found.text
     assert "vllm serve someone/tuned-7b" in found.text
 

@@ -257,7 +257,7 @@ def test_prompts_too_long_for_the_server_are_left_out(serve, bench, tmp_path):
         rows, results = run(place, bench, tmp_path / "out", ["letters-0shot"], too_long="drop")
     assert len(results["left_out"]) == 2
     assert len(rows) == 6
-    assert "2 prompts are longer than the model reads" in " ".join(results["warnings"])
+    assert "prompts longer than the model reads, whose questions were left out: 2" in " ".join(results["warnings"])
 
 
 @pytest.mark.parametrize("permutations", [1, 2])
@@ -286,7 +286,7 @@ def test_prompts_too_long_for_the_server_get_as_many_shots_as_fit(serve, bench, 
     assert len(rows) == 8 * 2 * permutations
     assert len({row["shots"] for row in rows}) > 1
     fewer = sum(row["shots"] < 3 for row in rows)
-    assert f"{fewer} prompts were longer than the model reads and got fewer shots" in " ".join(results["warnings"])
+    assert f"prompts longer than the model reads, which got fewer shots: {fewer}" in " ".join(results["warnings"])
 
 
 def test_translations_have_answers_of_their_own(serve, bench, tmp_path):

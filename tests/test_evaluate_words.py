@@ -137,10 +137,10 @@ def test_prompts_that_are_too_long_are_left_out_or_get_fewer_shots_and_are_count
     _, results = run(place, "dropped", too_long="drop", **asked)
     assert results["left_out"] == [["letters-3shot", 0, "long", "en"], ["letters-3shot", 0, "endless", "en"]]
     assert results["protocols"]["letters-3shot"]["overall"]["n"] == 6
-    assert "2 prompts are longer than the model reads" in " ".join(results["warnings"])
+    assert "prompts longer than the model reads, whose questions were left out: 2" in " ".join(results["warnings"])
     rows, results = run(place, "fewer", too_long="fewer-shots", **asked)
     assert results["left_out"] == [["letters-3shot", 0, "endless", "en"]]
     shots = {row["question"]: row["shots"] for row in rows}
     assert shots.pop("long") in (0, 1, 2)
     assert set(shots.values()) == {3}
-    assert "1 prompts were longer than the model reads and got fewer shots" in " ".join(results["warnings"])
+    assert "prompts longer than the model reads, which got fewer shots: 1" in " ".join(results["warnings"])

@@ -71,10 +71,10 @@ def _fertility(work: Workspace, questions: Sequence[Question], rows: Sequence[Ro
 
 def _lengths(name: str, answered: Answered, rows: Sequence[Row]) -> list[str]:
     """What became of the prompts that are longer than the model reads."""
-    lines = [f"{name}: {protocol}: {count} prompts are longer than the model reads, their questions were left out"
+    lines = [f"{name}: {protocol}: prompts longer than the model reads, whose questions were left out: {count}"
              for protocol, count in Counter(protocol for protocol, *_ in answered.left_out).items()]
     fewer = Counter(row["protocol"] for row in rows if row["shots"] < PROTOCOLS[row["protocol"]].shots)
-    return lines + [f"{name}: {protocol}: {count} prompts were longer than the model reads and got fewer shots"
+    return lines + [f"{name}: {protocol}: prompts longer than the model reads, which got fewer shots: {count}"
                     for protocol, count in fewer.items()]
 
 
