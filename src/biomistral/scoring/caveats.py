@@ -24,8 +24,8 @@ def not_followed_words(letter_mass: float) -> str:
 def unparsed_words(reasons: dict[str, int], accuracy: float, of_parsed: float | None) -> str:
     """Of answers in words that could not be read, by reason."""
     why = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-    return (f"answers that could not be read: {sum(reasons.values())} ({why}); they count as not right in {100 * accuracy:.1f} %; of "
-            f"those read {100 * (of_parsed or 0):.1f} % are right")
+    return (f"answers that could not be read: {sum(reasons.values())} ({why}); they count as not right in "
+            f"{100 * accuracy:.1f} %; of those read {100 * (of_parsed or 0):.1f} % are right")
 
 
 def caveats(summary: Any) -> list[str]:
