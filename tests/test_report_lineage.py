@@ -88,3 +88,13 @@ def test_what_is_cut_keeps_its_ends(name: str) -> None:
     head, mark, tail = short.partition("…") if short != name else (name, "", "")
     assert short == name or (mark and name.startswith(head) and name.endswith(tail))
     assert len(short) <= 20
+
+
+def test_licences_stand_where_they_come_from_alone() -> None:
+    """A model has those of all that it was made from: drawn again at each they made the drawing ten times as wide."""
+    files = tuple(_node(f"embedded:{name}") for name in ("icd10cm", "icd9cm"))
+    corpus = _node("/corpus", "corpus", {"CC0-1.0": 3}, files)
+    tuned = _node("/tuned", "finetune", {"CC0-1.0": 3, "Apache-2.0": 1}, (corpus, _node("/base", "model", {"Apache-2.0": 1})))
+    texts = _texts(lineage_graph([_node("/results", "evaluate", {"CC0-1.0": 3}, (tuned,))]))
+    assert [texts.count(name) for name in ("CC0-1.0", "Apache-2.0")] == [1, 1]
+    assert texts.count("PD-US-Gov") == 1, "of two files one box"

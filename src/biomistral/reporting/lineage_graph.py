@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -53,16 +54,21 @@ def _made_from(node: Node, boxes: dict[str, Box]) -> list[str]:
 
 
 def _licences(node: Node, boxes: dict[str, Box]) -> list[str]:
-    """The most frequent licences of a node that states them, a box each, and one for the rest."""
-    stated = node.licences or ({licence: ""} if (licence := licence_of(node.name)) else {})
+    """The most frequent licences of a corpus, or of a node below which nothing states any, a box each, and one for the rest. All
+    that is made of these has their licences too; the list says them again, the drawing would be ten times as wide."""
+    stated = _stated(node) if node.kind == "corpus" or not any(_stated(part) for part in node.walk() if part is not node) else {}
     found = sorted(((name, count) for name, count in stated.items() if count != 0),
                    key=lambda item: (-item[1] if isinstance(item[1], int) else 0, item[0]))
     rest = found[_MOST_LICENCES:] if len(found) > _MOST_LICENCES + 1 else []
-    drawn = {f"licence {name} of {node.key}": Box(_licence_words(node, count), name)
+    drawn = {f"licence {name}" + f" of {node.key}" * isinstance(count, int): Box(_licence_words(node, count), name)
              for name, count in found[:len(found) - len(rest)]}
     drawn |= {f"licences of {node.key}": Box("licences", f"{len(rest)} more")} if rest else {}
     boxes |= drawn
     return list(drawn)
+
+
+def _stated(node: Node) -> dict[str, Any]:
+    return node.licences or ({licence: ""} if (licence := licence_of(node.name)) else {})
 
 
 def _licence_words(node: Node, count: object) -> str:
