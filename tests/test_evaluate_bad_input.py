@@ -203,5 +203,5 @@ def test_prompts_longer_than_the_context(pico, place, command):
         assert command(pico, place / "q.parquet", place / choice, *asked, "--too-long", choice)[0] == 0
         results = json.loads((place / choice / "results.json").read_text())
         assert results["left_out"] == [["letters-3shot", 0, "long", "en"]]
-        assert any("their questions were left out" in line for line in results["warnings"])
+        assert any("whose questions were left out: 1" in line for line in results["warnings"])
         assert "long" not in {row["question"] for row in read_rows(place / choice / "answers.parquet")}
