@@ -98,7 +98,9 @@ def test_torch_s_kernel_takes_what_it_is_given() -> None:
     signature = inspect.signature(torch_varlen.varlen_attn)
     rows = torch.zeros(1, 1, 8)
     told = {"enable_gqa": False} if varlen._has_to_be_told(torch_varlen.varlen_attn) else {}
-    signature.bind(rows, rows, rows, rows, rows, 1, 1, scale=None, window_size=(-1, 0), **told)
+    given = signature.bind(rows, rows, rows, rows, rows, 1, 1, scale=None, window_size=(-1, 0), **told).arguments
+    assert list(given)[:7] == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
+    assert "enable_gqa" in given or "enable_gqa" not in signature.parameters
 
 
 def test_borders_are_copied_once() -> None:

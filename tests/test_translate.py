@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from biomistral.cli import main
 from biomistral.errors import UserError
+from biomistral.languages import known
 from biomistral.recipe import Machine
 from biomistral.records import Question, read_questions, read_rows, write_questions
 from biomistral.run import execute
 from biomistral.translation.engine import Answer, Engine, Piece
-from biomistral.translation.languages import known
 from biomistral.translation.memory import Memory, key_of
 from biomistral.translation.reasons import Reason
 from biomistral.translation.sentences import pieces, sentences

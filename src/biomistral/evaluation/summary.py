@@ -16,8 +16,6 @@ from biomistral.scoring.prompts import PROTOCOLS
 from biomistral.scoring.tally import Row, identity, score, split_by
 
 DEGENERATE_SHARE = 0.9
-FEWEST_ANSWERS = 10
-"""Six of ten random answers are the same letter in one of thirteen cases; all ten in one of 260,000."""
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
@@ -84,11 +82,8 @@ def degenerate(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The letter a model answers whatever is asked, or None: it gives it in at least 90 % of its answers, or in most of
     them and its accuracy is exactly the score of always giving it.
 
-    Equal scores alone would not do: of random answers to 300 questions, one in five equals some letter's score. Nor would a few
-    answers: of one, all are the same.
+    Equal scores alone would not do: of random answers to 300 questions, one in five equals some letter's score.
     """
-    if len(rows) < FEWEST_ANSWERS:
-        return None
     letter, times = min(Counter(row["chosen"] for row in rows).items(), key=lambda pair: (-pair[1], pair[0]))
     if not letter:  # most answers in words could not be read, which is said by itself
         return None

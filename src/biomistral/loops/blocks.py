@@ -11,17 +11,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from biomistral.loops.steps import fused
+from biomistral.loops.steps import everywhere, fused
 
 ROWS, VECTORS, LANES = 4, 4, 16
 _LONG, _INT = ir.IntType(64), ir.IntType(32)
 _INTS, _FLOATS = ir.VectorType(_INT, LANES), ir.VectorType(ir.FloatType(), LANES)
-
-
-def _everywhere(builder: Any, number: Any) -> Any:
-    """One number in all lanes."""
-    first = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, _INT(0))
-    return builder.shuffle_vector(first, ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
 
 
 def _both(builder: Any, words: Any) -> tuple[Any, Any]:
@@ -52,7 +46,7 @@ def multiply_block(context: Any, first: Any, first_stride: Any, second: Any, sec
             columns = [_both(builder, _load(builder, builder.add(at, _LONG(4 * LANES * v)), _INTS)) for v in range(VECTORS)]
             for number, row in enumerate(sums):
                 place = builder.add(builder.add(a, builder.mul(_LONG(number), a_stride)), builder.mul(loop.index, _LONG(4)))
-                factors = _both(builder, _everywhere(builder, _load(builder, place, _INT)))
+                factors = _both(builder, everywhere(builder, _load(builder, place, _INT), LANES))
                 for column, own in zip(columns, row, strict=True):
                     found = builder.load(own)
                     for factor, part in zip(factors, column, strict=True):

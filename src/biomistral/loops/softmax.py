@@ -8,7 +8,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from biomistral.loops.steps import fused, powered
+from biomistral.loops.steps import everywhere, fused, powered
 
 ROWS, LANES = 4, 16
 _LONG, _INT, _SHORT, _FLOAT = ir.IntType(64), ir.IntType(32), ir.IntType(16), ir.FloatType()
@@ -18,12 +18,6 @@ _NONE, _ZERO = (ir.Constant(_FLOATS, [number] * LANES) for number in (float("-in
 
 def _ints(number: int) -> Any:
     return ir.Constant(_INTS, [number] * LANES)
-
-
-def _everywhere(builder: Any, number: Any) -> Any:
-    """One number in all lanes."""
-    undefined = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
-    return builder.shuffle_vector(builder.insert_element(undefined, number, _INT(0)), undefined, _ints(0))
 
 
 def _larger(builder: Any, one: Any, other: Any) -> Any:
@@ -58,7 +52,7 @@ def _least(builder: Any, one: Any, other: Any) -> Any:
 def _cut(builder: Any, row: Any, place: Any, low: Any, high: Any) -> None:
     """Of 16 scores, make those before ``low`` and from ``high`` on as low as can be."""
     own = ir.Constant(_INTS, list(range(LANES)))
-    first, behind = (_everywhere(builder, builder.trunc(builder.sub(bound, place), _INT)) for bound in (low, high))
+    first, behind = (everywhere(builder, builder.trunc(builder.sub(bound, place), _INT), LANES) for bound in (low, high))
     inside = builder.and_(builder.icmp_signed(">=", own, first), builder.icmp_signed("<", own, behind))
     there = _at(builder, row, 4, place, _FLOATS)
     builder.store(builder.select(inside, builder.load(there, align=4), _NONE), there, align=4)
@@ -101,8 +95,8 @@ def _highest(builder: Any, rows: list[Any], bounds: tuple[Any, Any]) -> list[Any
 
 def _weigh(builder: Any, rows: list[Any], results: list[Any], scale: Any, bounds: tuple[Any, Any]) -> list[Any]:
     """Write the weights, and return their sums."""
-    by, totals = _everywhere(builder, scale), _kept(builder, rows, _ZERO)
-    less = [_everywhere(builder, builder.fneg(builder.fmul(top, scale))) for top in _highest(builder, rows, bounds)]
+    by, totals = everywhere(builder, scale, LANES), _kept(builder, rows, _ZERO)
+    less = [everywhere(builder, builder.fneg(builder.fmul(top, scale)), LANES) for top in _highest(builder, rows, bounds)]
     with _each(builder, bounds) as (place, _):
         for row, result, offset, total in zip(rows, results, less, totals, strict=True):
             scores = builder.load(_at(builder, row, 4, place, _FLOATS), align=4)

@@ -74,12 +74,6 @@ def bits(context: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def from_bits(context: Any, number: Any) -> Any:
-    """The float32 that a signed integer's 32 bits are."""
-    return types.float32(types.int32), lambda _, builder, __, parts: builder.bitcast(parts[0], _FLOAT)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def magnitude(context: Any, value: Any) -> Any:
     """A float32's bits without its sign."""
     def unsigned(_: Any, builder: Any, __: Any, parts: Any) -> Any:
@@ -123,6 +117,13 @@ def first_byte(context: Any, eight: Any) -> Any:
 
 _THROUGH = np.polynomial.Chebyshev.interpolate(np.exp2, 4, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial)
 _POWERS = [float(coefficient) for coefficient in _THROUGH.coef]
+
+
+def everywhere(builder: Any, number: Any, lanes: int) -> Any:
+    """One number in all lanes of a vector."""
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, _INT(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
 
 
 def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:

@@ -3,7 +3,7 @@
 The same graph gives the same drawing. A cycle, which no chain of hashes has, loses the edge that closes it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -94,14 +94,9 @@ def _sort(layers: list[list[Place]], routes: Sequence[Sequence[Place]], down: bo
     for route in routes:
         for upper, lower in pairwise(route):
             near.setdefault(lower if down else upper, []).append(upper if down else lower)
-    for before, layer in _steps(layers, down):
+    for before, layer in pairwise(layers if down else layers[::-1]):
         place = {one: index for index, one in enumerate(before)}
         layer.sort(key=_mean_place(near, place, {one: index for index, one in enumerate(layer)}))
-
-
-def _steps(layers: list[list[Place]], down: bool) -> Iterator[tuple[list[Place], list[Place]]]:
-    order = layers if down else layers[::-1]
-    return pairwise(order)
 
 
 def _mean_place(near: Mapping[Place, Sequence[Place]], place: Mapping[Place, int],

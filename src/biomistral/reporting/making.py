@@ -12,7 +12,7 @@ from biomistral.artifact import is_artifact, open_artifact
 from biomistral.errors import UserError
 from biomistral.reporting.charts import Chart, loss_chart, percent
 from biomistral.reporting.figures import drift_chart
-from biomistral.reporting.lineage import Node, label, lineage_of
+from biomistral.reporting.lineage import Node, label
 from biomistral.reporting.results import Results
 from biomistral.reporting.words import points
 
@@ -24,7 +24,7 @@ _LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 
 def model_node(result: Results) -> Node | None:
     """The model in the chain of its results; None of a model on a server."""
-    chain = lineage_of(result.artifact)
+    chain = result.lineage
     return next((part for part in chain.inputs if part.name == chain.settings.get("model")), None)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from biomistral.artifact import Artifact, open_artifact
 from biomistral.errors import UserError
+from biomistral.reporting.lineage import Node, lineage_of
 from biomistral.reporting.questionnaire import QUESTION, Labels, Numbers, Questionnaire, asked
 from biomistral.reporting.results_file import BenchmarkInfo, Fertility, ModelInfo, Protocol, Score, Summary
 from biomistral.scoring.permutations import published_letter
@@ -101,6 +103,11 @@ class Results:
     @property
     def model(self) -> ModelInfo:
         return self.summary.model
+
+    @cached_property
+    def lineage(self) -> Node:
+        """What it was made from; several pages of a site tell of it, and finding it opens every folder of the chain."""
+        return lineage_of(self.artifact)
 
 
 def read_results(folder: Path, known: list[Questionnaire] | None = None) -> Results:

@@ -10,7 +10,7 @@ from typing import Any
 from biomistral.assets import licence_of
 from biomistral.recipe import canonical_hash
 from biomistral.reporting.compare import Difference, against
-from biomistral.reporting.lineage import Node, label, licence_words, lineage_of
+from biomistral.reporting.lineage import Node, label, licence_words
 from biomistral.reporting.pairwise import pairs
 from biomistral.reporting.results import Results, Run
 from biomistral.scoring.caveats import degenerate_words, follows_prompt, not_followed_words, unparsed_words
@@ -168,7 +168,7 @@ def versions_note(results: Sequence[Results]) -> str:
 
 def lineage_view(result: Results) -> dict[str, Any]:
     """The chain of one results folder for the page: no path of the machine that made it, each artifact written out once."""
-    node = lineage_of(result.artifact)
+    node = result.lineage
     corpora = node.corpora()
     return {"model": result.model.name, "tree": _node_view(node, set()),
             "corpora": [{"content": part.content, "licences": part.licences, "words": licence_words(part.licences),

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from biomistral.languages import SPACELESS
 from biomistral.translation.engine import TEXT, Answer, Engine
 from biomistral.translation.fields import Fields
-from biomistral.translation.languages import SPACELESS
 from biomistral.translation.reasons import Reason
 from biomistral.translation.sentences import pieces
 

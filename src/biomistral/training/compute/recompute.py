@@ -16,20 +16,15 @@ _RECOMPUTE = torch.utils.checkpoint.CheckpointPolicy.PREFER_RECOMPUTE
 _PRODUCTS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1}
 """Products of linear layers, and which argument is the input; attention's are `bmm`, large to keep and cheap to repeat."""
 
-_ATTENTION = ("torch_attn::_varlen_attn", "aten::_scaled_dot_product_flash_attention",
-              "aten::_scaled_dot_product_cudnn_attention")
-"""Attention in one kernel, as on a GPU: what it gives is no larger than its queries."""
-
 _CHEAP = 4
 """A product over rows this many times shorter than the hidden states is cheap for each value it gives: an adapter's second."""
 
 
 def _keeps(hidden: int, last: int | None, context: Any, operation: Any, *arguments: Any, **named: Any) -> Any:
-    """Whether to keep what an operation computes: matrix products, but for cheap ones and the layer's last (``last`` wide), and
-    attention in one kernel."""
+    """Whether to keep what an operation computes: matrix products, but for cheap ones and the layer's last (``last`` wide)."""
     place = _PRODUCTS.get(operation)
     if place is None:
-        return _SAVE if operation.name() in _ATTENTION else _RECOMPUTE
+        return _RECOMPUTE
     width = arguments[place].shape[-1]
     return _SAVE if width != last and width * _CHEAP >= hidden else _RECOMPUTE
 

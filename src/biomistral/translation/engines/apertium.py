@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from biomistral.errors import UserError
+from biomistral.languages import known
 from biomistral.translation.engine import TextEngine
 from biomistral.translation.engines.build import Means
-from biomistral.translation.languages import known
 from biomistral.translation.settings import Translator
 
 _GLUED = re.compile(r"(?<=[^\W\d_]{2})de(\d+) ?(?=[^\W\d_])")

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from biomistral.languages import language
 from biomistral.recipe import canonical_hash
 from biomistral.translation.engine import Piece
 from biomistral.translation.fields import Fields
-from biomistral.translation.languages import language
 from biomistral.translation.reasons import Reason
 
 INSTRUCTION = (

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from biomistral.errors import UserError
 from biomistral.files import content_digest
+from biomistral.languages import known
 from biomistral.translation.engine import TextEngine
 from biomistral.translation.engines.build import Means
 from biomistral.translation.engines.limits import MARKS, MOST_TOKENS
-from biomistral.translation.languages import known
 from biomistral.translation.settings import Translator
 
 

@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from biomistral.errors import UserError
+from biomistral.languages import Language, known
 from biomistral.models.load import pick_device, quiet
 from biomistral.translation.engine import TEXT, Answer, Deliver, Engine, Piece
 from biomistral.translation.engines.limits import MARKS, MOST_TOKENS
 from biomistral.translation.engines.local import batches, identity_of
-from biomistral.translation.languages import Language, known
 from biomistral.translation.reasons import Reason
 
 _BATCH_TOKENS = 1500
